@@ -1,0 +1,78 @@
+# On a fresh machine `make demo` and `make test` are each the only command needed.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+UV := $(VENV)/lock/bin/uv
+TRAIN := $(VENV)/.train
+DEV := $(VENV)/.dev
+
+.PHONY: help demo test test-gpu lint format bench soak lock clean
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(TRAIN) ## install, then train on real photographs while the daemon is killed
+	$(BIN)/python -m benchmarks.demo
+
+test: $(DEV) ## install, lint, then run every test that needs no GPU
+	@$(MAKE) --no-print-directory lint
+	@echo "skipped here: tests/gpu (needs an NVIDIA GPU: make test-gpu), the hours-long soak (make soak)"
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+test-gpu: $(DEV) ## the tests for a machine with an NVIDIA GPU
+	$(BIN)/python -m pytest tests/gpu -m gpu
+
+lint: $(DEV) ## ruff and mypy, strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(DEV) ## put every file into ruff's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(DEV) ## the figures of docs/performance.md
+	$(BIN)/python -m benchmarks
+
+soak: $(DEV) ## random kills for hours (SECONDS=3600)
+	$(BIN)/python -m pytest tests/faults -m soak --override-ini timeout=0
+
+lock: $(UV) ## make the locks anew from pyproject.toml
+	bash requirements/lock.sh $(UV)
+
+clean: ## remove the virtual environment and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "azaion: no Python found; install Python 3.11 to 3.13 and try again" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "azaion: $(PYTHON) is $$($(PYTHON) -V); Python 3.11 to 3.13 is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { echo "azaion: $(PYTHON) has no ensurepip; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The order matters: the lock (with hashes) first, then torch, whose build depends on the machine, then our own package.
+define install
+	$(PIP) install --require-hashes --no-deps -r requirements/build.lock -r requirements/$(1).lock
+	$(PIP) install -r requirements/torch.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $(2)
+endef
+
+$(TRAIN): requirements/build.lock requirements/train.lock requirements/torch.txt pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV) (a few minutes, 2 GB)"
+	$(call install,train,$@)
+
+$(DEV): requirements/build.lock requirements/dev.lock requirements/torch.txt pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV) (a few minutes, 2 GB)"
+	$(call install,dev,$@)
+	@touch $(TRAIN)
+
+$(UV): | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/python -m pip --quiet install uv

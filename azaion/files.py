@@ -1,0 +1,197 @@
+"""Durable writes. The only module that calls fsync (the shim, bare stdlib, excepted)."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from azaion import failpoints
+from azaion.errors import AzaionError
+
+#: Every name that begins so is a write that did not end; it is safe to remove when no process writes there.
+TEMPORARY_PREFIX = ".tmp-"
+
+#: No state file of ours comes near it; a larger one is not ours.
+MAX_JSON_BYTES = 64 << 20
+
+
+class FileError(AzaionError):
+    """A file could not be read or is not what it should be."""
+
+
+def temporary_for(path: Path) -> Path:
+    """A name beside ``path`` that nobody else uses."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+
+
+def fsync_file(path: Path) -> None:
+    """Make the content of ``path`` survive a power loss. A link is refused (ELOOP)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in ``path`` survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make ``path`` and its missing parents, each durable in its parent."""
+    missing = []
+    folder = path
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        fsync_folder(folder.parent)
+
+
+def write_temporary(path: Path, data: bytes | memoryview, *, mode: int = 0o644, durable: bool = True) -> Path:
+    """Write ``data`` beside ``path`` and return the temporary file, to be renamed later. An error leaves nothing."""
+    temporary = temporary_for(path)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def replace(path: Path, data: bytes | memoryview, *, mode: int = 0o644, durable: bool = True) -> None:
+    """Replace the content of ``path`` atomically: a reader, or a power loss, finds the old content or the new one.
+
+    Args:
+        path: the file; it need not exist yet.
+        data: the new content.
+        mode: the permissions of the file.
+        durable: whether the new content has survived a power loss when this returns; otherwise it is only atomic.
+
+    Raises:
+        OSError: on a full disk and the like; the old content is then untouched.
+    """
+    temporary = write_temporary(path, data, mode=mode, durable=durable)
+    try:
+        failpoints.hit("files.replace.rename")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        fsync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any, *, mode: int = 0o644, durable: bool = True) -> None:
+    """Replace ``path`` by ``value`` as JSON; see `replace`."""
+    replace(path, json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n", mode=mode, durable=durable)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileError: it is there and is not a JSON object (torn, hostile, a link, too large).
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileError(f"{path} is a link, which none of our files is: remove it") from None
+        raise
+    with os.fdopen(descriptor, "rb") as stream:
+        try:
+            data = stream.read(MAX_JSON_BYTES + 1)
+            if len(data) > MAX_JSON_BYTES:
+                raise FileError(f"{path} is larger than {MAX_JSON_BYTES} bytes, so it is not ours")
+            value = json.loads(data)
+        except (ValueError, RecursionError, IsADirectoryError) as error:
+            raise FileError(f"{path} is not a JSON file: {error}") from None
+    if not isinstance(value, dict):
+        raise FileError(f"{path} holds {type(value).__name__}, not a JSON object")
+    return value
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename durably. Both lie in one filesystem; an existing target is replaced, a folder only if it is empty."""
+    source.rename(target)
+    fsync_folder(target.parent)
+    if source.parent != target.parent:
+        fsync_folder(source.parent)
+
+
+def switch_link(link: Path, target: str) -> None:
+    """Point ``link`` at ``target`` atomically and durably."""
+    temporary = temporary_for(link)
+    temporary.symlink_to(target)
+    try:
+        temporary.replace(link)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(link.parent)
+
+
+def fsync_tree(path: Path) -> None:
+    """Make a folder with all it holds survive a power loss."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            file = Path(folder, name)
+            if not file.is_symlink():
+                fsync_file(file)
+        fsync_folder(Path(folder))
+
+
+def fsync_folders(folders: Iterable[Path]) -> None:
+    """Fsync each of ``folders`` once."""
+    for folder in sorted(set(folders)):
+        fsync_folder(folder)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all it holds; a missing one is fine. Links are removed, never followed."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[int]:
+    """Hold the advisory lock of ``path`` (flock) and yield its descriptor; the kernel gives it back when we die.
+
+    Raises:
+        BlockingIOError: ``wait`` is false and another process holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Makes the locks anew. What only a CUDA build of torch draws in stays out: torch brings it along on a GPU machine.
+set -euo pipefail
+uv=$1
+cd "$(dirname "$0")/.."
+compile=("$uv" pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url)
+without=(--no-emit-package torch --no-emit-package torchvision)
+while read -r name; do
+  without+=(--no-emit-package "$name")
+done < <("${compile[@]}" --extra dev pyproject.toml | grep -oE '^(nvidia|cuda|triton)[a-z0-9-]*' | sort -u)
+for extra in train dev; do
+  "${compile[@]}" --generate-hashes "${without[@]}" --extra "$extra" pyproject.toml -o "requirements/$extra.lock"
+done
+"${compile[@]}" --generate-hashes requirements/build.in -o requirements/build.lock

@@ -1,0 +1,1 @@
+"""The daemon ``azaiond`` and the command ``azaionctl``."""
