@@ -1,0 +1,112 @@
+"""``azaionctl list``, ``show``, ``cancel``, ``stop``: look at jobs and act on them."""
+
+import argparse
+import sys
+from typing import Any
+
+from supervisor.commands import text
+from supervisor.control.client import Client, find_socket
+
+#: Without --all, this many ended jobs are shown beside those that have not ended.
+_RECENT = 10
+_ENDED = ("succeeded", "failed", "cancelled")
+_OPEN = ("queued", "starting", "running", "stopping")
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands."""
+    listing = commands.add_parser("list", help="the jobs: what runs, what waits, what ended lately")
+    listing.add_argument("--state", metavar="S", help="only these states, separated by commas")
+    listing.add_argument("--all", action="store_true", help="every job there ever was")
+    listing.set_defaults(run=_list)
+    show = commands.add_parser("show", help="everything about one job")
+    show.set_defaults(run=_show)
+    cancel = commands.add_parser("cancel", help="end a job: SIGTERM, and SIGKILL after 30 seconds")
+    cancel.add_argument("--now", action="store_true", help="without the 30 seconds")
+    cancel.add_argument("--yes", action="store_true", help="do not ask first")
+    cancel.set_defaults(run=_cancel)
+    stop = commands.add_parser("stop", help="let a training end at its next epoch boundary, with a checkpoint")
+    stop.set_defaults(run=_stop)
+    for parser in (show, cancel, stop):
+        parser.add_argument("id", type=int, metavar="ID")
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    client = Client(find_socket(arguments.socket))
+    if arguments.state:
+        jobs = client.get("/v1/jobs", {"state": arguments.state})
+    elif arguments.all:
+        jobs = client.get("/v1/jobs")
+    else:
+        ended = client.get("/v1/jobs", {"state": ",".join(_ENDED), "limit": _RECENT})
+        jobs = ended + client.get("/v1/jobs", {"state": ",".join(_OPEN)})
+    if arguments.json:
+        text.put_json(jobs)
+        return 0
+    rows = [["ID", "STATE", "KIND", "NAME", "AGE", "DETAIL"]]
+    rows += [
+        [
+            str(job["id"]),
+            job["state"],
+            job["kind"],
+            text.cut(job["name"], 30),
+            text.since(job["created"]),
+            text.cut(_detail(job), 60),
+        ]
+        for job in jobs
+    ]
+    print(text.table(rows) if jobs else "no jobs")
+    return 0
+
+
+def _detail(job: dict[str, Any]) -> str:
+    return text.progress(job) or job["reason"] or job["cause"] or ""
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    job = Client(find_socket(arguments.socket)).get(f"/v1/jobs/{arguments.id}")
+    if arguments.json:
+        text.put_json(job)
+        return 0
+    facts = {
+        "job": f"{job['id']}  {job['kind']}  {text.cut(job['name'], 60)}",
+        "state": job["state"] + (f"  ({job['cause']})" if job["cause"] else ""),
+        "reason": job["reason"],
+        "owner": job["owner"],
+        "created": job["created"],
+        "started": job["started"],
+        "ended": job["ended"],
+        "progress": text.progress(job),
+    }
+    lines = [f"{name:<9} {value}" for name, value in facts.items() if value]
+    lines += [f"{name:<9} {value}" for name, value in job["artifacts"].items()]
+    if job["attempts"]:
+        rows = [["ATTEMPT", "PID", "STARTED", "ENDED", "EXIT", "CAUSE", "RESUMED FROM"]]
+        names = ("n", "pid", "started", "ended", "exit_code", "cause", "resumed_from_epoch")
+        rows += [["" if attempt[name] is None else str(attempt[name]) for name in names] for attempt in job["attempts"]]
+        lines += ["", text.table(rows)]
+    print("\n".join(lines))
+    return 0
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    client = Client(find_socket(arguments.socket))
+    if sys.stdin.isatty() and not (arguments.yes or arguments.json):
+        job = client.get(f"/v1/jobs/{arguments.id}")
+        question = f"{job['state']} {job['kind']} {job['id']}, {text.cut(job['name'], 60)}: cancel it? [y/N] "
+        if input(question).strip().lower() not in {"y", "yes"}:
+            print("left alone")
+            return 1
+    return _told(arguments, client.post(f"/v1/jobs/{arguments.id}/cancel", query={"now": 1} if arguments.now else None))
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    return _told(arguments, Client(find_socket(arguments.socket)).post(f"/v1/jobs/{arguments.id}/stop"))
+
+
+def _told(arguments: argparse.Namespace, job: dict[str, Any]) -> int:
+    if arguments.json:
+        text.put_json(job)
+    else:
+        print(f"job {job['id']} is {job['state']}")
+    return 0

@@ -1,0 +1,73 @@
+"""``azaionctl status``: the one screen."""
+
+import argparse
+from typing import Any
+
+from supervisor.commands import text
+from supervisor.control.client import Client, find_socket
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``status``."""
+    parser = commands.add_parser(
+        "status", help="the one screen: consumer, devices, disk, queue, what runs and what waits"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    status = Client(find_socket(arguments.socket)).get("/v1/status")
+    if arguments.json:
+        text.put_json(status)
+    else:
+        print(screen(status))
+    return 0
+
+
+def screen(status: dict[str, Any]) -> str:
+    """The screen, at most 80 columns wide."""
+    daemon, jobs = status["daemon"], status["jobs"]
+    lines = [
+        f"azaion {daemon['version']}   up {text.duration(daemon['uptime_s'])}   pid {daemon['pid']}",
+        "",
+        f"consumer  {_consumer(status['consumer'])}",
+        *(f"device    {entry['device']}: {_lease(entry)}" for entry in status["gpus"]),
+        *(
+            f"disk      {disk['path']}: {disk['used_percent']:.0f} % used, {text.size(disk['free'])} free"
+            for disk in status["disk"]
+        ),
+        f"model     {status['models']['current'] or 'none yet'}",
+        f"jobs      {_counts(status['jobs']['counts'])}",
+    ]
+    for job in jobs["active"]:
+        lines += ["", text.cut(f"{job['state']} {job['id']}  {job['kind']}  {job['name']}", 80)]
+        lines.append(f"  since {text.since(job['started'])}  {text.progress(job)}".rstrip())
+    if jobs["waiting"]:
+        lines += ["", "waiting"]
+        lines += [
+            text.cut(f"  {job['id']}  {job['kind']}  {job['name']}: {job['reason'] or 'about to start'}", 80)
+            for job in jobs["waiting"]
+        ]
+    return "\n".join(lines)
+
+
+def _consumer(consumer: dict[str, Any]) -> str:
+    if consumer["service"] != "running":
+        return str(consumer["service"])
+    state = consumer.get("state", "starting")
+    parts = [state]
+    if "offset" in consumer:
+        parts.append(f"offset {consumer['offset']}, lag {consumer.get('lag', '?')}, {consumer.get('rate') or 0:.1f}/s")
+    if consumer.get("quarantined"):
+        parts.append(f"{consumer['quarantined']} quarantined")
+    line = ", ".join(parts)
+    error = consumer.get("last_error")
+    return f"{line}\n          {text.cut(error, 70)}" if error else line
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none yet"
+
+
+def _lease(entry: dict[str, Any]) -> str:
+    return "free" if entry["job"] is None else f"job {entry['job']}"

@@ -1,0 +1,118 @@
+"""``azaionctl submit-train`` and ``submit``: file a job."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from supervisor.commands import text
+from supervisor.commands.watch import follow
+from supervisor.control.client import Client, find_socket
+
+#: What of the caller's environment a command needs to find its programs.
+_CARRIED: Final = ("PATH", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``submit-train`` and ``submit``."""
+    train = commands.add_parser(
+        "submit-train",
+        help="train a model on the annotations as they are when it starts",
+        description="Files a training. What is not given comes from the configuration (TRAINING_*).",
+    )
+    train.add_argument("--epochs", type=int)
+    train.add_argument("--batch", type=int)
+    train.add_argument("--imgsz", type=int, metavar="PIXELS", help="a multiple of 32")
+    train.add_argument("--model", metavar="FILE", help="base model: a .pt file, or a .yaml to begin from nothing")
+    train.add_argument("--save-period", type=int, metavar="EPOCHS", help="keep a checkpoint every so many epochs")
+    train.add_argument("--workers", type=int, help="processes that load images")
+    train.add_argument("--dataset", metavar="NAME", help="an existing dataset (default: form a new one)")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="overrides",
+        help="any other training argument of ultralytics, e.g. --set lr0=0.005 (repeatable)",
+    )
+    train.set_defaults(run=_train)
+    command = commands.add_parser(
+        "submit",
+        help="run any command under management, e.g. a model test",
+        description="Files a command. It runs in the current folder, with the daemon's user and your PATH.",
+        usage="azaionctl submit [options] -- COMMAND [ARGUMENT ...]",
+    )
+    command.add_argument("--gpu", type=int, default=1, metavar="N", help="GPUs it needs, 0 for none (default: 1)")
+    command.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a variable for its environment (repeatable)",
+    )
+    command.add_argument("argv", nargs="+", metavar="COMMAND")
+    command.set_defaults(run=_command)
+    for parser in (train, command):
+        parser.add_argument("--name", help="what to call it")
+        parser.add_argument("--priority", type=int, default=0, metavar="N", help="higher goes first (default: 0)")
+        parser.add_argument("--key", help="submitting the same key again gives the same job, not a second one")
+        parser.add_argument("--wait", action="store_true", help="follow it; exit with its outcome (0, 10, 11)")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    names = ("epochs", "batch", "imgsz", "model", "save_period", "workers", "dataset", "name", "key")
+    body = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    overrides = {name: _value(value) for name, value in _pairs(arguments, arguments.overrides, "--set")}
+    if "model" in body and "/" in body["model"]:
+        # The daemon has another working folder.
+        body["model"] = str(Path(body["model"]).absolute())
+    body |= {"kind": "train", "overrides": overrides, "priority": arguments.priority}
+    return _submit(arguments, body)
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    environment = {name: os.environ[name] for name in _CARRIED if name in os.environ}
+    environment |= dict(_pairs(arguments, arguments.env, "--env"))
+    body = {
+        "kind": "command",
+        "argv": arguments.argv,
+        "cwd": str(Path.cwd()),
+        "env": environment,
+        "devices": arguments.gpu,
+        "priority": arguments.priority,
+    }
+    body |= {name: getattr(arguments, name) for name in ("name", "key") if getattr(arguments, name) is not None}
+    return _submit(arguments, body)
+
+
+def _submit(arguments: argparse.Namespace, body: dict[str, Any]) -> int:
+    client = Client(find_socket(arguments.socket))
+    job = client.post("/v1/jobs", body)
+    if arguments.wait:
+        if not arguments.json:
+            print(f"job {job['id']}")
+        return follow(client, job["id"], as_json=arguments.json)
+    if arguments.json:
+        text.put_json({"id": job["id"], "chain": [job["id"]]} if body["kind"] == "train" else job)
+    else:
+        print(job["id"])
+    return 0
+
+
+def _pairs(arguments: argparse.Namespace, given: list[str], option: str) -> list[tuple[str, str]]:
+    pairs = []
+    for entry in given:
+        name, equals, value = entry.partition("=")
+        if not (name and equals):
+            arguments.usage_error(f"{option} takes NAME=VALUE, not {entry!r}")
+        pairs.append((name, value))
+    return pairs
+
+
+def _value(value: str) -> Any:
+    """A training argument as it is meant: a number, true or false, or text."""
+    try:
+        return json.loads(value.lower() if value in {"True", "False"} else value)
+    except ValueError:
+        return value

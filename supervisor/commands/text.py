@@ -1,0 +1,81 @@
+"""How commands write for people: short, aligned, without colour."""
+
+import datetime as dt
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+_BAR = 24
+_SECONDS_IN = (("d", 86400), ("h", 3600), ("m", 60))
+
+
+def duration(seconds: float | None) -> str:
+    """``2d 4h``, ``4h 12m``, ``12m 3s``, ``3s``; ``?`` if nobody knows."""
+    if seconds is None:
+        return "?"
+    left = max(0, round(seconds))
+    parts: list[str] = []
+    for unit, size in _SECONDS_IN:
+        if left >= size or parts:
+            parts.append(f"{left // size}{unit}")
+            left %= size
+    return " ".join([*parts, f"{left}s"][:2])
+
+
+def since(stamp: str | None) -> str:
+    """How long ago a time of the daemon's was; empty if there is none."""
+    if stamp is None:
+        return ""
+    return duration((dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(stamp)).total_seconds())
+
+
+def size(amount: float) -> str:
+    """Bytes as ``12.3 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(amount) < 1024:  # noqa: PLR2004 - the definition of the units
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def bar(done: float, whole: float) -> str:
+    """A bar of fixed width."""
+    filled = round(_BAR * min(1.0, done / whole)) if whole else 0
+    return "[" + "#" * filled + "." * (_BAR - filled) + "]"
+
+
+def progress(record: dict[str, Any]) -> str:
+    """How far a job is, in one line; empty if it has not told."""
+    told = record["progress"]
+    if not told:
+        return ""
+    epochs, epoch = told["epochs"] or 0, told["epoch"] or 0
+    if not epochs:
+        return str(told["phase"] or "")
+    batches, batch = told["batches"] or 0, told["batch"] or 0
+    done = max(0, epoch - 1) + (batch / batches if batches else 0)
+    map50 = told["metrics"].get("mAP50")
+    parts = [bar(done, epochs), f"epoch {epoch}/{epochs}", f"ETA {duration(told['eta_s'])}"]
+    if map50 is not None:
+        parts.append(f"mAP50 {map50:.3f}")
+    return "  ".join(parts)
+
+
+def table(rows: Sequence[Sequence[str]], indent: str = "") -> str:
+    """Rows in aligned columns; the first row is the heading."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(indent + line for line in lines)
+
+
+def cut(text: str, width: int) -> str:
+    """One line of at most ``width`` characters, without control characters."""
+    clean = "".join(character if character.isprintable() else "?" for character in text)
+    return clean if len(clean) <= width else clean[: width - 1] + "…"
+
+
+def put_json(value: Any) -> None:
+    """Print for scripts."""
+    json.dump(value, sys.stdout, ensure_ascii=False)
+    sys.stdout.write("\n")

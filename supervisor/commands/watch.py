@@ -1,0 +1,137 @@
+"""``azaionctl wait``, ``logs``, ``events``: stay with a job or with the daemon."""
+
+import argparse
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from supervisor.commands import text
+from supervisor.control.client import Client, UnreachableError, find_socket
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+#: What `wait` and `--wait` exit with.
+OUTCOMES: Final = {"succeeded": 0, "failed": 10, "cancelled": 11}
+#: How long a client that follows something bears with a daemon that is being restarted.
+PATIENCE_S: Final = 60.0
+_AGAIN_S: Final = 0.2
+#: How often the progress of a followed job is asked for.
+_LOOK_S: Final = 0.5
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands."""
+    wait = commands.add_parser("wait", help="wait until a job has ended; exits 0 succeeded, 10 failed, 11 cancelled")
+    wait.set_defaults(run=_wait)
+    logs = commands.add_parser("logs", help="what a job has printed")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
+    logs.add_argument("--attempt", type=int, metavar="N", help="which attempt (default: the newest)")
+    logs.set_defaults(run=_logs)
+    for parser in (wait, logs):
+        parser.add_argument("id", type=int, metavar="ID")
+    events = commands.add_parser("events", help="what has happened, and who asked for it")
+    events.add_argument("-f", "--follow", action="store_true", help="go on with what happens now")
+    events.set_defaults(run=_events)
+
+
+def _wait(arguments: argparse.Namespace) -> int:
+    return follow(Client(find_socket(arguments.socket)), arguments.id, as_json=arguments.json)
+
+
+def follow(client: Client, number: int, *, as_json: bool) -> int:
+    """Follow a job to its end, through restarts of the daemon; returns the exit code that tells its outcome."""
+    if as_json or not sys.stderr.isatty():
+        job = _patiently(client, number, 30.0)
+        while job["state"] not in OUTCOMES:
+            job = _patiently(client, number, 30.0)
+    else:
+        job = _with_bar(client, number)
+    if as_json:
+        text.put_json(job)
+    else:
+        why = f": {job['reason']}" if job["reason"] else ""
+        print(f"job {number} {job['state']}{why}")
+    return OUTCOMES[job["state"]]
+
+
+def _patiently(client: Client, number: int, limit: float) -> dict[str, Any]:
+    """The job as it is after ``limit`` seconds or at its end; a daemon that is away for a while is waited for."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            job: dict[str, Any] = client.get(f"/v1/jobs/{number}/wait", {"timeout": limit})
+        except UnreachableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_AGAIN_S)
+        else:
+            return job
+
+
+def _with_bar(client: Client, number: int) -> dict[str, Any]:
+    from rich.console import Console  # noqa: PLC0415 - 70 ms, only for someone who looks
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn  # noqa: PLC0415 - the same
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[detail]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"job {number}", total=None, detail="")
+        while True:
+            job = _patiently(client, number, _LOOK_S)
+            if job["state"] in OUTCOMES:
+                return job
+            _draw(progress, task, job)
+
+
+def _draw(progress: "Progress", task: "TaskID", job: dict[str, Any]) -> None:
+    told = job["progress"] or {}
+    epochs, batches = told.get("epochs"), told.get("batches")
+    if not epochs:
+        progress.update(task, total=None, detail=told.get("phase") or f"{job['state']} {job['reason']}")
+        return
+    done = max(0, told["epoch"] - 1) + (told["batch"] / batches if batches else 0.0)
+    detail = f"epoch {told['epoch']}/{epochs}  {told['phase']}  ETA {text.duration(told['eta_s'])}"
+    if "mAP50" in told["metrics"]:
+        detail += f"  mAP50 {told['metrics']['mAP50']:.3f}"
+    progress.update(task, total=epochs, completed=done, detail=detail)
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    client = Client(find_socket(arguments.socket))
+    query: dict[str, Any] = {"attempt": arguments.attempt} if arguments.attempt is not None else {}
+    if arguments.follow:
+        query["follow"] = 1
+    with client.stream(f"/v1/jobs/{arguments.id}/log", query) as response:
+        while data := response.read1(1 << 16):
+            if arguments.json:
+                text.put_json({"job": arguments.id, "log": data.decode(errors="replace")})
+            else:
+                sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+    return 0
+
+
+def _events(arguments: argparse.Namespace) -> int:
+    client = Client(find_socket(arguments.socket))
+    if not arguments.follow:
+        after = 0
+        while events := client.get("/v1/events", {"after": after}):
+            for event in events:
+                _print_event(event, as_json=arguments.json)
+                after = event["id"]
+        return 0
+    with client.stream("/v1/events", {"follow": 1}) as response:
+        for line in response:
+            if line.startswith(b"data: "):
+                _print_event(json.loads(line[6:]), as_json=arguments.json)
+                sys.stdout.flush()
+    return 0
+
+
+def _print_event(event: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        text.put_json(event)
+    else:
+        job = f"job {event['job']}" if event["job"] is not None else ""
+        print(f"{event['time']}  {job:<9} {event['type']:<18} {text.cut(event['text'], 200)}  ({event['actor']})")

@@ -1,0 +1,140 @@
+"""The client side of the control socket: standard library only, so that a command costs milliseconds."""
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from azaion.errors import AzaionError
+
+#: Where an installed daemon listens.
+SYSTEM_SOCKET: Final = Path("/run/azaion/control.sock")
+#: The state folders that a daemon may have when nothing says where it is: installed, then development.
+_STATES: Final = (Path("/var/lib/azaion"), Path("var"))
+
+
+class ClientError(AzaionError):
+    """The daemon refused what was asked."""
+
+
+class UnreachableError(ClientError):
+    """There is no daemon to talk to, or it went away."""
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float | None) -> None:
+        super().__init__("azaiond", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def find_socket(given: Path | None) -> Path:
+    """Where the daemon listens, by the same variables that the daemon goes by.
+
+    In this order: the option, ``AZAION_SOCKET`` or ``AZAION_STATE_DIR`` of the environment or of ``./.env``, the
+    installed daemon's socket if it is there, and ``control.sock`` in the state folder.
+    """
+    if given is not None:
+        return given
+    environment = {**_environment_file(), **os.environ}
+    if path := environment.get("AZAION_SOCKET"):
+        return Path(path)
+    if state := environment.get("AZAION_STATE_DIR"):
+        if SYSTEM_SOCKET.parent.is_dir():
+            return SYSTEM_SOCKET
+        return Path(state, "control.sock")
+    candidates = [SYSTEM_SOCKET, *(state / "control.sock" for state in _STATES)]
+    return next((path for path in candidates if path.exists()), candidates[0])
+
+
+def _environment_file() -> dict[str, str]:
+    if not Path(".env").is_file():
+        return {}
+    from dotenv import dotenv_values  # noqa: PLC0415 - only where there is something to read
+
+    try:
+        return {name: value for name, value in dotenv_values(".env").items() if value}
+    except (OSError, UnicodeDecodeError):
+        return {}
+
+
+class Client:
+    """Calls of the control socket. Every method raises `UnreachableError` or `ClientError`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get(self, path: str, query: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Any:
+        """Ask for something."""
+        return self._call("GET", path, query, None, timeout)
+
+    def post(self, path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
+        """Change something."""
+        return self._call("POST", path, query, body, 60.0)
+
+    def _call(self, method: str, path: str, query: Mapping[str, Any] | None, body: Any, timeout: float) -> Any:
+        with self._response(method, path, query, body, timeout) as response:
+            return _decode(response.read())
+
+    @contextmanager
+    def stream(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[http.client.HTTPResponse]:
+        """Ask for something that comes piece by piece; ends when the daemon does."""
+        with self._response("GET", path, query, None, None) as response:
+            yield response
+
+    @contextmanager
+    def _response(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None,
+        body: Any,
+        timeout: float | None,
+    ) -> Iterator[http.client.HTTPResponse]:
+        connection = _Connection(self.path, timeout)
+        target = f"{path}?{urlencode(query)}" if query else path
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, target, data, {"Content-Type": "application/json"} if data else {})
+            response = connection.getresponse()
+            if response.status >= HTTPStatus.BAD_REQUEST:
+                raise ClientError(_complaint(response.status, response.read()))
+            yield response
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise UnreachableError(
+                f"no azaiond listens on {self.path} ({error.strerror}): start it with `azaiond`, "
+                f"or name its socket with --socket or AZAION_SOCKET",
+            ) from None
+        except PermissionError:
+            raise UnreachableError(
+                f"you may not open {self.path}: ask to be put into the group that owns it",
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise UnreachableError(f"azaiond at {self.path} went away: {str(error) or type(error).__name__}") from None
+        finally:
+            connection.close()
+
+
+def _decode(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise ClientError("the daemon's answer is not JSON; is another program listening there?") from None
+
+
+def _complaint(status: int, data: bytes) -> str:
+    try:
+        return str(json.loads(data)["error"])
+    except (ValueError, KeyError, TypeError):
+        text = data.decode(errors="replace").strip()
+        return f"the daemon answered {status}: {text}"

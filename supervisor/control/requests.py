@@ -1,0 +1,143 @@
+"""What clients may ask for, checked before anything happens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from azaion.config import Config
+from supervisor.jobs.model import JobError, Kind, State, Submission
+
+#: How often a training may fail by its own code without a new epoch in between.
+TRAIN_ATTEMPTS: Final = 3
+
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_Text = Annotated[str, msgspec.Meta(max_length=131072, pattern=r"^[^\x00]*$")]
+_Priority = Annotated[int, msgspec.Meta(ge=-1000, le=1000)]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+
+
+class CommandRequest(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", tag="command"):
+    """``azaionctl submit``."""
+
+    argv: Annotated[list[_Text], msgspec.Meta(min_length=1, max_length=10_000)]
+    cwd: _Text
+    env: dict[_Text, _Text] = {}
+    name: _Name | None = None
+    priority: _Priority = 0
+    key: _Name | None = None
+    devices: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
+
+
+class TrainRequest(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", tag="train"):
+    """``azaionctl submit-train``; what is left out comes from the configuration."""
+
+    model: _Text | None = None
+    epochs: _Count | None = None
+    batch: _Count | None = None
+    imgsz: Annotated[int, msgspec.Meta(ge=32, le=8192, multiple_of=32)] | None = None
+    save_period: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    workers: Annotated[int, msgspec.Meta(ge=0, le=256)] | None = None
+    dataset: _Name | None = None
+    overrides: dict[_Name, Any] = {}
+    name: _Name | None = None
+    priority: _Priority = 0
+    key: _Name | None = None
+
+
+_Decoder: Final = msgspec.json.Decoder(CommandRequest | TrainRequest)
+
+
+def submission(body: bytes, config: Config, owner: str) -> Submission:
+    """What a client asks for, as a submission.
+
+    Raises:
+        JobError: the request cannot be read, or asks for what is not there.
+    """
+    try:
+        request = _Decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise JobError(f"the request cannot be read: {error}") from None
+    return _train(request, config, owner) if isinstance(request, TrainRequest) else _command(request, owner)
+
+
+def _command(request: CommandRequest, owner: str) -> Submission:
+    if not Path(request.cwd).is_absolute():
+        raise JobError(f"the working folder {request.cwd!r} is not an absolute path")
+    if any("=" in name or not name or name == "AZAION_NONCE" for name in request.env):
+        raise JobError("a variable's name is empty, contains `=`, or is AZAION_NONCE, which is ours")
+    return Submission(
+        kind=Kind.COMMAND,
+        name=request.name or " ".join(request.argv)[:80],
+        parameters={"argv": request.argv, "cwd": request.cwd, "env": request.env},
+        owner=owner,
+        priority=request.priority,
+        key=request.key,
+        devices=request.devices,
+    )
+
+
+def _train(request: TrainRequest, config: Config, owner: str) -> Submission:
+    defaults = config.training
+    if request.dataset is not None and not (config.layout.datasets / request.dataset).is_dir():
+        raise JobError(f"there is no dataset {request.dataset!r} in {config.layout.datasets}")
+    model = request.model or defaults.model
+    epochs = request.epochs or defaults.epochs
+    return Submission(
+        kind=Kind.TRAIN,
+        name=request.name or f"{Path(model).stem}, {epochs} epochs",
+        parameters={
+            "model": model,
+            "epochs": epochs,
+            "batch": request.batch or defaults.batch_size,
+            "imgsz": request.imgsz or defaults.imgsz,
+            "save_period": defaults.save_period if request.save_period is None else request.save_period,
+            "workers": defaults.workers if request.workers is None else request.workers,
+            "dataset": request.dataset,
+            "overrides": request.overrides,
+        },
+        owner=owner,
+        priority=request.priority,
+        key=request.key,
+        limit=TRAIN_ATTEMPTS,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """Which jobs to list."""
+
+    states: list[State] | None
+    limit: int
+
+    @classmethod
+    def read(cls, query: Mapping[str, str]) -> "Listing":
+        """Read ``?state=S&limit=N``.
+
+        Raises:
+            JobError: a state does not exist, or the limit is no number.
+        """
+        limit = int(number(query, "limit", -1))
+        if "state" not in query:
+            return cls(states=None, limit=limit)
+        try:
+            return cls(states=[State(name) for name in query["state"].split(",")], limit=limit)
+        except ValueError as error:
+            raise JobError(f"{error}; the states are {', '.join(State)}") from None
+
+
+def number(query: Mapping[str, str], name: str, default: float) -> float:
+    """A number from a query.
+
+    Raises:
+        JobError: it is not a number.
+    """
+    try:
+        value = float(query.get(name, default))
+    except ValueError:
+        raise JobError(f"{name} must be a number, not {query[name]!r}") from None
+    if not abs(value) < 2**53:
+        raise JobError(f"{name} is out of range")
+    return value

@@ -1,0 +1,342 @@
+"""The control socket: HTTP and JSON by aiohttp on AF_UNIX."""
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import stat
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import structlog
+from aiohttp import web
+
+from azaion import __version__, files
+from azaion.config import Config
+from azaion.errors import AzaionError
+from supervisor.control import protocol, requests
+from supervisor.control.peers import Peer, may_change, peer_of
+from supervisor.jobs.metrics import progress
+from supervisor.jobs.model import ACTIVE, TERMINAL, Attempt, Intent, Job, JobError, State
+from supervisor.jobs.runner import Runner
+from supervisor.jobs.store import IllegalTransitionError, Store
+from supervisor.services import Service
+
+#: A waiting client hears at least this often that nothing has happened.
+LONG_POLL_S: Final = 30.0
+#: How often the log of a run that someone follows is looked at.
+FOLLOW_S: Final = 0.2
+_CHUNK: Final = 1 << 16
+_BACKLOG: Final = 128
+#: SQLite's integers have 64 bits.
+_MAX_DIGITS: Final = 18
+
+_log = structlog.get_logger("azaion.control")
+_peer_key: web.RequestKey[Peer] = web.RequestKey("peer", Peer)
+
+
+class Server:
+    """Answers ``azaionctl``. Reading is for whoever can open the socket, changing for administrators."""
+
+    def __init__(self, *, config: Config, store: Store, runner: Runner, consumer: Service | None) -> None:
+        self._config = config
+        self._store = store
+        self._runner = runner
+        self._consumer = consumer
+        self._began = time.time()
+        self._change = asyncio.Event()
+        store.listen(self._announce)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        application = web.Application(middlewares=[self._explain, self._identify])
+        application.add_routes(
+            [
+                web.get("/v1/status", self._status),
+                web.get("/v1/jobs", self._list),
+                web.post("/v1/jobs", self._submit),
+                web.get("/v1/jobs/{id}", self._show),
+                web.get("/v1/jobs/{id}/wait", self._wait),
+                web.get("/v1/jobs/{id}/log", self._read_log),
+                web.post("/v1/jobs/{id}/cancel", self._cancel),
+                web.post("/v1/jobs/{id}/stop", self._stop),
+                web.get("/v1/events", self._events),
+            ],
+        )
+        runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+        await runner.setup()
+        path = self._config.daemon.socket
+        try:
+            await web.SockSite(runner, bind(path)).start()
+            _log.info("listening", socket=str(path))
+            await asyncio.Event().wait()
+        finally:
+            await runner.cleanup()
+
+    def _announce(self) -> None:
+        change, self._change = self._change, asyncio.Event()
+        change.set()
+
+    async def _changed(self, change: asyncio.Event, limit: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                await change.wait()
+
+    # What comes before every answer.
+
+    @web.middleware
+    async def _identify(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        connection = request.get_extra_info("socket")
+        peer = peer_of(connection)
+        request[_peer_key] = peer
+        if request.method != "GET" and not may_change(peer, os.geteuid(), self._config.daemon.admin_group):
+            group = self._config.daemon.admin_group
+            _fail(
+                HTTPStatus.FORBIDDEN,
+                f"{peer.name} may look but not change anything: ask to be put into the group "
+                f"{group or 'that AZAION_ADMIN_GROUP names (none is set)'}",
+            )
+        return await handler(request)
+
+    @web.middleware
+    async def _explain(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except IllegalTransitionError as error:
+            _fail(HTTPStatus.CONFLICT, str(error))
+        except AzaionError as error:
+            _fail(HTTPStatus.BAD_REQUEST, str(error))
+        except (web.HTTPException, ConnectionResetError):
+            raise
+        except Exception:  # noqa: BLE001 - one bad request must not end the daemon, and must not pass in silence
+            _log.exception("request failed", path=request.path)
+            _fail(HTTPStatus.INTERNAL_SERVER_ERROR, "azaiond failed at this request; its log says where")
+
+    # Looking.
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        waits = self._runner.plan().waits
+        leases = self._store.leases()
+        counts = self._store.counts()
+        layout = self._config.layout
+        return web.json_response(
+            {
+                "daemon": {
+                    "version": __version__,
+                    "protocol": protocol.VERSION,
+                    "pid": os.getpid(),
+                    "started": protocol.stamp(self._began),
+                    "uptime_s": time.time() - self._began,
+                    "launcher": str(self._config.daemon.launcher),
+                },
+                "consumer": self._consumer_status(),
+                "jobs": {
+                    "counts": {str(state): count for state, count in counts.items()},
+                    "active": [self._record(job, waits) for job in self._store.jobs(ACTIVE)],
+                    "waiting": [self._record(job, waits) for job in self._store.jobs([State.QUEUED])],
+                },
+                "gpus": [{"device": device, "job": leases.get(device)} for device in self._runner.machine.devices],
+                "disk": [_disk(path) for path in dict.fromkeys((layout.root, layout.state))],
+                "models": {"current": _current(layout.current_model)},
+            },
+        )
+
+    def _consumer_status(self) -> dict[str, Any]:
+        if self._consumer is None:
+            return {"service": "off"}
+        try:
+            told = files.read_json(self._config.layout.consumer_status)
+        except (OSError, files.FileError):
+            told = {}
+        return {
+            **told,
+            "service": str(self._consumer.state),
+            "pid": self._consumer.pid,
+            "restarts": self._consumer.restarts,
+        }
+
+    async def _list(self, request: web.Request) -> web.Response:
+        given = requests.Listing.read(request.query)
+        jobs = self._store.jobs(given.states, given.limit)
+        waits = self._runner.plan().waits
+        return web.json_response([self._record(job, waits) for job in jobs])
+
+    async def _show(self, request: web.Request) -> web.Response:
+        return web.json_response(self._whole(self._job(request)))
+
+    async def _wait(self, request: web.Request) -> web.Response:
+        limit = requests.number(request.query, "timeout", LONG_POLL_S)
+        deadline = time.monotonic() + min(limit, LONG_POLL_S)
+        while True:
+            change = self._change
+            job = self._job(request)
+            left = deadline - time.monotonic()
+            if job.state in TERMINAL or left <= 0:
+                return web.json_response(self._whole(job))
+            await self._changed(change, left)
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        after = int(requests.number(request.query, "after", 0))
+        if "follow" not in request.query:
+            return web.json_response([protocol.event_record(event) for event in self._store.events(after)])
+        if "after" not in request.query:
+            after = self._store.last_event()
+        async with _streaming(request, "text/event-stream") as response:
+            while True:
+                change = self._change
+                events = self._store.events(after)
+                for event in events:
+                    after = event.id
+                    await response.write(f"id: {after}\ndata: {json.dumps(protocol.event_record(event))}\n\n".encode())
+                if not events:
+                    await self._changed(change, LONG_POLL_S)
+                if not (events or change.is_set()):
+                    await response.write(b": still here\n\n")
+
+    async def _read_log(self, request: web.Request) -> web.StreamResponse:
+        job = self._job(request)
+        follow = "follow" in request.query
+        attempts = self._store.attempts(job.id)
+        number = int(requests.number(request.query, "attempt", attempts[-1].number if attempts else 1))
+        position = int(requests.number(request.query, "offset", 0))
+        async with _streaming(request, "application/octet-stream") as response:
+            while True:
+                # The state is read before the log: what is written before the end is seen after it.
+                job = self._store.get(job.id)
+                attempts = self._store.attempts(job.id)
+                over = job.state in TERMINAL or any(a.number == number and a.ended is not None for a in attempts)
+                path = self._config.layout.job(job.id, job.uid).attempt(number).log
+                while data := await asyncio.to_thread(_read_at, path, position):
+                    position += len(data)
+                    await response.write(data)
+                if not follow or (over and job.state in TERMINAL and number >= len(attempts)):
+                    return response
+                if over and number < len(attempts):
+                    number, position = number + 1, 0
+                else:
+                    await asyncio.sleep(FOLLOW_S)
+
+    # Changing.
+
+    async def _submit(self, request: web.Request) -> web.Response:
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            _fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large; pass large inputs as files")
+        submission = requests.submission(body, self._config, request[_peer_key].name)
+        job = self._store.submit(submission)
+        self._runner.poke()
+        return web.json_response(self._whole(job), status=HTTPStatus.CREATED)
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        job = self._job(request)
+        grace = 0.0 if "now" in request.query else None
+        return self._ask(request, job, Intent.CANCEL, grace)
+
+    async def _stop(self, request: web.Request) -> web.Response:
+        return self._ask(request, self._job(request), Intent.STOP, None)
+
+    def _ask(self, request: web.Request, job: Job, intent: Intent, grace: float | None) -> web.Response:
+        asked = self._runner.request(job.id, intent, request[_peer_key].name, grace)
+        return web.json_response(self._whole(asked))
+
+    # Small things.
+
+    def _job(self, request: web.Request) -> Job:
+        text = request.match_info["id"]
+        if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
+            raise JobError(f"{text!r} is not the number of a job")
+        return self._store.get(int(text))
+
+    def _record(self, job: Job, waits: Any) -> dict[str, Any]:
+        return protocol.job_record(job, waits=waits.get(job.id), progress=self._progress(job))
+
+    def _whole(self, job: Job) -> dict[str, Any]:
+        attempts: list[Attempt] = self._store.attempts(job.id)
+        record = self._record(job, self._runner.plan().waits)
+        return record | {"attempts": [protocol.attempt_record(attempt) for attempt in attempts]}
+
+    def _progress(self, job: Job) -> dict[str, Any]:
+        if job.state not in ACTIVE:
+            return {}
+        folder = self._runner.folder(job)
+        return progress(folder) if folder else {}
+
+
+def bind(path: Path) -> socket.socket:
+    """Listen on a unix socket that the daemon's user and group may open; one left by a dead daemon is replaced.
+
+    Raises:
+        JobError: something else is there, or the path cannot be used.
+    """
+    with suppress(FileNotFoundError):
+        # Whoever gets here holds the daemon's lock, so no living daemon listens there.
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise JobError(f"{path} is there and is no socket; remove it or set AZAION_SOCKET elsewhere")
+        path.unlink()
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    previous = os.umask(0o117)
+    try:
+        listening.bind(str(path))
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise JobError(
+            f"cannot listen on {path}: {error}; set AZAION_SOCKET to a short path that can be written"
+        ) from None
+    finally:
+        os.umask(previous)
+    return listening
+
+
+@asynccontextmanager
+async def _streaming(request: web.Request, kind: str) -> AsyncIterator[web.StreamResponse]:
+    response = web.StreamResponse(headers={"Content-Type": kind, "Cache-Control": "no-store"})
+    await response.prepare(request)
+    with suppress(ConnectionResetError):
+        yield response
+
+
+def _read_at(path: Path, position: int) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            stream.seek(position)
+            return stream.read(_CHUNK)
+    except FileNotFoundError:
+        return b""
+
+
+def _disk(path: Path) -> dict[str, Any]:
+    usage = shutil.disk_usage(path)
+    return {"path": str(path), "total": usage.total, "free": usage.free, "used_percent": 100 * usage.used / usage.total}
+
+
+def _current(link: Path) -> str | None:
+    try:
+        return link.readlink().parent.name
+    except OSError:
+        return None
+
+
+def _fail(status: HTTPStatus, message: str) -> NoReturn:
+    kinds: dict[int, type[web.HTTPError]] = {
+        HTTPStatus.BAD_REQUEST: web.HTTPBadRequest,
+        HTTPStatus.FORBIDDEN: web.HTTPForbidden,
+        HTTPStatus.CONFLICT: web.HTTPConflict,
+        HTTPStatus.INTERNAL_SERVER_ERROR: web.HTTPInternalServerError,
+    }
+    kind = kinds.get(status, web.HTTPBadRequest)
+    raise kind(text=json.dumps({"error": message}), content_type="application/json")

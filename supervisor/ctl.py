@@ -1,0 +1,76 @@
+"""``azaionctl``: reads the command line, calls the command, turns errors into one line and an exit code."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from azaion import __version__
+from azaion.errors import AzaionError
+from supervisor.commands import config, jobs, status, submit, watch
+from supervisor.control.client import UnreachableError
+
+#: Exit codes that scripts may rely on, beside 0 and those that a command documents.
+FAILED: Final = 1
+UNREACHABLE: Final = 4
+INTERRUPTED: Final = 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    whole = argparse.ArgumentParser(
+        prog="azaionctl",
+        description="Talks to azaiond: submit trainings, look at them, stop them.",
+        epilog="Exit codes: 0 done, 1 failed, 2 bad usage, 4 no daemon; wait and --wait: 0 succeeded, 10 failed, "
+        "11 cancelled.",
+    )
+    whole.add_argument("--socket", type=Path, metavar="PATH", help="the daemon's socket (default: $AZAION_SOCKET)")
+    whole.add_argument("--json", action="store_true", help="print JSON for scripts")
+    whole.add_argument("--version", action="version", version=f"azaionctl {__version__}")
+    commands = whole.add_subparsers(metavar="COMMAND", required=True)
+    for module in (status, submit, jobs, watch, config):
+        module.register(commands)
+    _everywhere(whole)
+    return whole
+
+
+def _everywhere(parser: argparse.ArgumentParser) -> None:
+    """Let every command take the global options too, after its name, and report its own usage errors."""
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public way to its sub-commands
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - the same
+            for child in action.choices.values():
+                child.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+                child.add_argument("--socket", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+                child.set_defaults(usage_error=child.error)
+                _everywhere(child)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; see ``azaionctl --help``."""
+    arguments = parser().parse_args(argv)
+    try:
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+    except UnreachableError as error:
+        _complain(error)
+        code = UNREACHABLE
+    except AzaionError as error:
+        _complain(error)
+        code = FAILED
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python must not complain about it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def _complain(error: AzaionError) -> None:
+    print(f"azaionctl: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

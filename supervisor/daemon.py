@@ -1,0 +1,157 @@
+"""``azaiond``: wires the rooms together."""
+
+import argparse
+import asyncio
+import gc
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import structlog
+
+from azaion import __version__, config, files
+from azaion.config import Config, LauncherName
+from azaion.errors import AzaionError
+from supervisor import processes
+from supervisor.control.server import Server
+from supervisor.errors import SupervisorError
+from supervisor.jobs.launchers import ForkLauncher, Launcher, in_container, refuse_under_systemd
+from supervisor.jobs.runner import Runner, machine_of
+from supervisor.jobs.store import Store
+from supervisor.logs import configure
+from supervisor.services import Service, ServiceSpec
+
+#: sysexits.h: the configuration is wrong, so starting again cannot help. The unit's RestartPreventExitStatus.
+EX_CONFIG: Final = 78
+
+_log = structlog.get_logger("azaion.daemon")
+
+
+def main() -> None:
+    """Run the daemon in the foreground; see ``azaiond --help``."""
+    parser = argparse.ArgumentParser(
+        prog="azaiond",
+        description="Runs the training server: takes annotations in, runs the queue of jobs, answers azaionctl.",
+        epilog="SIGTERM stops the daemon and leaves the runs alone; the next start finds them again.",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a rendered config.yaml (default: from .env)")
+    parser.add_argument("--version", action="version", version=f"azaiond {__version__}")
+    arguments = parser.parse_args()
+    try:
+        settings = configuration(arguments.config)
+        launcher = launcher_of(settings)
+    except AzaionError as error:
+        print(f"azaiond: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
+        sys.exit(EX_CONFIG)
+    configure(settings.daemon.log_format)
+    try:
+        with files.locked(settings.layout.daemon_lock, wait=False):
+            asyncio.run(serve(settings, launcher))
+    except BlockingIOError:
+        _give_up([SupervisorError(f"another azaiond works with {settings.layout.state}; stop it first")])
+    except AzaionError as error:
+        _give_up([error])
+    except ExceptionGroup as group:
+        known, unknown = group.split(AzaionError)
+        if unknown is not None:
+            raise
+        _give_up(known.exceptions if known is not None else [])
+
+
+def _give_up(errors: Sequence[Exception]) -> NoReturn:
+    for error in errors:
+        print(f"azaiond: {error}", file=sys.stderr)  # noqa: T201 - the last word, for whoever started it
+    sys.exit(1)
+
+
+def configuration(path: Path | None) -> Config:
+    """The configuration from a rendered file, or else from ``.env`` and the environment, rendered for the children.
+
+    Raises:
+        AzaionError: it is wrong, or the root of the data is absent.
+    """
+    if path is None:
+        environment_file = Path(".env")
+        settings = config.settings(os.environ, environment_file if environment_file.exists() else None)
+    else:
+        settings = config.load(path)
+    config.check_root(settings)
+    config.make_folders(settings.layout)
+    config.write(settings, settings.layout.config)
+    return settings
+
+
+def launcher_of(settings: Config) -> Launcher:
+    """The launcher that the configuration names; never another one.
+
+    Raises:
+        SupervisorError: it cannot be used here.
+    """
+    if settings.daemon.launcher is not LauncherName.FORK:
+        raise SupervisorError(
+            f"AZAION_LAUNCHER={settings.daemon.launcher}: this version has only the launcher `fork`",
+        )
+    refuse_under_systemd()
+    return ForkLauncher()
+
+
+def consumer_of(settings: Config, note: Any) -> Service:
+    """The annotation consumer as a service."""
+    return Service(
+        ServiceSpec(
+            name="consumer",
+            argv=[
+                sys.executable,
+                "-P",
+                "-m",
+                "workers.consumer",
+                "--parent-pipe",
+                "--config",
+                str(settings.layout.config),
+            ],
+            log=settings.layout.consumer_log,
+            environment=("PATH", "HOME", "LANG", "LC_ALL", "TZ", "CREDENTIALS_DIRECTORY", "AZAION_FAILPOINTS"),
+        ),
+        note,
+    )
+
+
+async def serve(settings: Config, launcher: Launcher) -> None:
+    """Run every room until SIGTERM or SIGINT, then stop the services and leave the runs alone."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    store = Store(settings.layout.database)
+    try:
+        runner = Runner(
+            store=store,
+            layout=settings.layout,
+            launcher=launcher,
+            machine=machine_of(settings.daemon.gpus),
+            boot_id=processes.boot_id(),
+        )
+        consumer = consumer_of(settings, store.note)
+        server = Server(config=settings, store=store, runner=runner, consumer=consumer)
+        store.note("daemon-started", f"azaion {__version__}, pid {os.getpid()}")
+        _log.info("started", version=__version__, pid=os.getpid(), state=str(settings.layout.state))
+        if in_container():
+            _log.warning("in a container: runs survive this daemon, but not the end of the container")
+        gc.freeze()
+        rooms: list[Coroutine[Any, Any, None]] = [runner.run(), consumer.run(), server.run()]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(room) for room in rooms]
+            await stopping.wait()
+            _log.info("stopping; the runs go on")
+            for task in tasks:
+                task.cancel()
+        store.note("daemon-stopped", f"pid {os.getpid()}")
+    finally:
+        store.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""What an attempt's folder and the machine tell of it, and what follows: facts first, then a pure verdict.
+
+The situations that a daemon can meet when it looks at an attempt, in the order in which they are tried:
+
+1. ``exit.json``: the shim has the last word.
+2. ``result.json`` and nobody of the attempt lives: the worker's own last word, also when power was lost before
+   ``exit.json`` (else a finished, stripped checkpoint would be "resumed").
+3. another boot id: lost with the machine.
+4. the shim lives: wait for it.
+5. the shim is gone, the leader lives: wait for the leader.
+6. both are gone without a word: lost, unless somebody still holds the lock.
+7. no ``state.json``, the lock is held: a shim is on its way or was stopped; wait.
+8. no ``state.json``, the lock is free: fence the folder; only then may another attempt start.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, TypeVar
+
+import msgspec
+
+from azaion import files
+from azaion.layout import AttemptFolder
+from supervisor import processes
+from supervisor.jobs.outcome import Ending, Source
+from supervisor.processes import Identity
+
+_Fact = TypeVar("_Fact", bound=msgspec.Struct)
+
+
+class _Process(msgspec.Struct):
+    pid: int
+    start: int
+
+
+class ShimState(msgspec.Struct):
+    """``state.json``, as the shim writes it."""
+
+    nonce: str
+    boot_id: str
+    shim: _Process
+    child: _Process
+    started: float
+
+
+class _Exit(msgspec.Struct):
+    nonce: str
+    rc: int | None = None
+    signal: int | None = None
+    oom: bool = False
+    stop_requested: str | None = None
+    error: str = ""
+    never_started: bool = False
+
+
+class _Result(msgspec.Struct):
+    nonce: str
+    exit_code: int
+    message: str = ""
+    resumed_from_epoch: int | None = None
+    verified_epoch: int | None = None
+    artifacts: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What there is to see of an attempt. A file that is unreadable, or of another attempt, counts as absent."""
+
+    exit: _Exit | None
+    result: _Result | None
+    state: ShimState | None
+    same_boot: bool
+    shim_alive: bool
+    child_alive: bool
+    lock_held: bool
+
+
+class Verdict(Enum):
+    """What to do about an attempt."""
+
+    TAKE_EXIT = auto()
+    TAKE_RESULT = auto()
+    LOST_REBOOT = auto()
+    LOST = auto()
+    WATCH_SHIM = auto()
+    WATCH_CHILD = auto()
+    WAIT_FOR_LOCK = auto()
+    FENCE = auto()
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Say what to do; see the module's text for the order."""
+    living = evidence.same_boot and (evidence.shim_alive or evidence.child_alive)
+    if evidence.exit is not None:
+        return Verdict.TAKE_EXIT
+    if evidence.result is not None and not living:
+        return Verdict.TAKE_RESULT
+    if evidence.state is None:
+        return Verdict.WAIT_FOR_LOCK if evidence.lock_held else Verdict.FENCE
+    if not evidence.same_boot:
+        return Verdict.LOST_REBOOT
+    if evidence.shim_alive:
+        return Verdict.WATCH_SHIM
+    return Verdict.WATCH_CHILD if evidence.child_alive else Verdict.LOST
+
+
+def shim_of(state: ShimState) -> Identity:
+    """The attempt's shim."""
+    return Identity(state.shim.pid, state.shim.start)
+
+
+def child_of(state: ShimState) -> Identity:
+    """The leader of the attempt's run."""
+    return Identity(state.child.pid, state.child.start)
+
+
+def gather(folder: AttemptFolder, nonce: str, boot_id: str) -> Evidence:
+    """Look at an attempt."""
+    # Each look comes before the one that it makes final: a lock that is free now was free before the state was read,
+    # and a shim that is dead now cannot write exit.json after we have read it.
+    lock_held = held(folder)
+    state = _read(folder, "state", ShimState, nonce)
+    same_boot = state is not None and state.boot_id == boot_id
+    shim_alive = state is not None and same_boot and processes.alive(shim_of(state))
+    child_alive = state is not None and same_boot and processes.alive(child_of(state))
+    return Evidence(
+        exit=_read(folder, "exit", _Exit, nonce),
+        result=_read(folder, "result", _Result, nonce),
+        state=state,
+        same_boot=same_boot,
+        shim_alive=shim_alive,
+        child_alive=child_alive,
+        lock_held=lock_held,
+    )
+
+
+def fence(folder: AttemptFolder, nonce: str) -> bool:
+    """Make sure that this folder can never start anything: take the lock and write ``exit.json`` in the shim's place.
+
+    Returns whether that was done; if not, a shim is there after all.
+
+    Raises:
+        OSError: the disk is full or the like; nothing is fenced then.
+    """
+    try:
+        with files.locked(folder.lock, wait=False):
+            if folder.state.exists():
+                return False
+            files.write_json(folder.exit, {"nonce": nonce, "never_started": True})
+            return True
+    except BlockingIOError:
+        return False
+
+
+def ending(evidence: Evidence, verdict: Verdict, epochs_done: int) -> Ending:
+    """How the attempt ended, for a verdict that says that it did.
+
+    Args:
+        evidence: what there is to see.
+        verdict: one of ``TAKE_EXIT``, ``TAKE_RESULT``, ``LOST_REBOOT``, ``LOST``.
+        epochs_done: how many epochs the attempt's own metrics tell of.
+    """
+    last, word = evidence.exit, evidence.result
+    told: dict[str, Any] = {"verified_epoch": epochs_done}
+    if word is not None:
+        told = {
+            "message": word.message,
+            "resumed_from_epoch": word.resumed_from_epoch,
+            "verified_epoch": epochs_done if word.verified_epoch is None else word.verified_epoch,
+            "artifacts": word.artifacts,
+        }
+    if verdict is Verdict.TAKE_EXIT and last is not None:
+        if last.never_started:
+            return Ending(source=Source.NEVER_STARTED)
+        if last.error:
+            told["message"] = last.error
+        return Ending(
+            source=Source.EXIT,
+            code=last.rc,
+            signal=last.signal,
+            oom=last.oom,
+            passed_on=last.stop_requested,
+            **told,
+        )
+    if verdict is Verdict.TAKE_RESULT and word is not None:
+        return Ending(source=Source.RESULT, code=word.exit_code, **told)
+    return Ending(source=Source.REBOOT if verdict is Verdict.LOST_REBOOT else Source.LOST, **told)
+
+
+def held(folder: AttemptFolder) -> bool:
+    """Whether somebody holds the lock of an attempt."""
+    try:
+        with files.locked(folder.lock, wait=False):
+            return False
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+
+
+def _read(folder: AttemptFolder, name: str, kind: type[_Fact], nonce: str) -> _Fact | None:
+    try:
+        fact = msgspec.convert(files.read_json(getattr(folder, name)), kind)
+    except (OSError, files.FileError, msgspec.ValidationError):
+        return None
+    return fact if getattr(fact, "nonce", None) == nonce else None

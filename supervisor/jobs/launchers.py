@@ -1,0 +1,101 @@
+"""How a shim is started so that it outlives the daemon."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final, Protocol
+
+from azaion.layout import AttemptFolder
+from supervisor.errors import SupervisorError
+from supervisor.processes import finished
+
+
+class LaunchError(SupervisorError):
+    """A shim could not be started, or a launcher cannot be used on this machine."""
+
+
+class Launcher(Protocol):
+    """Starts the shim of an attempt. The attempt has started when its ``state.json`` says so, not when this returns."""
+
+    async def launch(self, folder: AttemptFolder) -> None:
+        """Start the shim.
+
+        Raises:
+            LaunchError: it could not be started.
+        """
+        ...
+
+
+def shim_path() -> Path:
+    """Where the shim lies. It is started by path, never imported."""
+    found = importlib.util.find_spec("workers")
+    if found is None or not found.submodule_search_locations:
+        raise LaunchError("the package `workers` is not installed; install azaion-training again")
+    return Path(found.submodule_search_locations[0], "shim.py")
+
+
+#: What a shim needs of our environment: nothing, except what a test asks of it.
+_ENVIRONMENT: Final = ("PATH", "AZAION_FAILPOINTS")
+
+
+class ForkLauncher:
+    """Double fork and setsid: for a laptop, or a container.
+
+    The shim forks away from its first process, which ends at once, and makes itself a session of its own. It is then
+    nobody's child but init's.
+    """
+
+    def __init__(self) -> None:
+        self._shim = shim_path()
+
+    async def launch(self, folder: AttemptFolder) -> None:
+        """Start the shim; returns when its first process has ended, a few milliseconds later."""
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        try:
+            process = subprocess.Popen(  # noqa: ASYNC220 - vfork and exec: a millisecond, and no thread to wait for
+                [sys.executable, "-I", "-S", self._shim, "--detach", folder.path],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise LaunchError(f"cannot start the shim: {error}") from None
+        code = await finished(process)
+        if code != 0:
+            raise LaunchError(f"the shim's first process ended with {code}")
+
+
+def refuse_under_systemd() -> None:
+    """Refuse the fork launcher inside a systemd service that would take the runs down with it.
+
+    Raises:
+        LaunchError: this process is the main process of a service whose KillMode is not ``process``.
+    """
+    unit = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("/")[2]
+    if "INVOCATION_ID" not in os.environ or not unit.endswith(".service"):
+        return
+    try:
+        shown = subprocess.run(
+            ["systemctl", "show", "-p", "KillMode", "-p", "MainPID", unit],  # noqa: S607 - wherever it lies
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        ).stdout.split()
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    if f"MainPID={os.getpid()}" in shown and "KillMode=process" not in shown:
+        raise LaunchError(
+            f"AZAION_LAUNCHER=fork inside {unit}: its runs would die with the service. "
+            f"Use AZAION_LAUNCHER=systemd, or set KillMode=process in the unit",
+        )
+
+
+def in_container() -> bool:
+    """Whether this looks like a container: runs that are forked in one die with it."""
+    return any(Path(path).exists() for path in ("/.dockerenv", "/run/.containerenv"))

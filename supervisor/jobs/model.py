@@ -1,0 +1,156 @@
+"""What a job is: kinds, states, the transitions between them, attempts and causes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+from azaion.progress import ExitCode
+from supervisor.errors import SupervisorError
+from supervisor.processes import Identity
+
+
+class JobError(SupervisorError):
+    """A job cannot be filed, found or changed as asked."""
+
+
+class Kind(StrEnum):
+    """What a job does."""
+
+    TRAIN = "train"
+    COMMAND = "command"
+
+
+class State(StrEnum):
+    """Where a job is. A terminal state is final."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Intent(StrEnum):
+    """What a person has asked of a job: to stop at the next epoch boundary, or to end within the grace."""
+
+    STOP = "stop"
+    CANCEL = "cancel"
+
+
+TERMINAL: Final = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+ACTIVE: Final = frozenset({State.STARTING, State.RUNNING, State.STOPPING})
+
+#: Every legal transition. `supervisor.jobs.store.Store` is the one door, and reads this table.
+TRANSITIONS: Final = MappingProxyType(
+    {
+        State.QUEUED: frozenset({State.STARTING, State.CANCELLED, State.FAILED}),
+        State.STARTING: frozenset({State.RUNNING, State.STOPPING, State.QUEUED, *TERMINAL}),
+        State.RUNNING: frozenset({State.STOPPING, State.QUEUED, *TERMINAL}),
+        State.STOPPING: frozenset({State.STOPPING, State.QUEUED, *TERMINAL}),
+        State.SUCCEEDED: frozenset[State](),
+        State.FAILED: frozenset[State](),
+        State.CANCELLED: frozenset[State](),
+    },
+)
+
+
+def sources(target: State) -> frozenset[State]:
+    """The states from which ``target`` can be reached."""
+    return frozenset(source for source, targets in TRANSITIONS.items() if target in targets)
+
+
+#: What a worker's exit code means. Any other is ``exit:N``.
+CAUSES: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        ExitCode.DATA: "data",
+        ExitCode.NO_INPUT: "refused:model",
+        ExitCode.DISK: "disk",
+        ExitCode.INTERRUPTED: "interrupted",
+        ExitCode.CONFIG: "refused:config",
+        ExitCode.CHECKPOINT: "checkpoint",
+        ExitCode.OOM_GPU: "oom:gpu",
+        ExitCode.OOM_RAM: "oom:ram",
+    },
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One start of a job, kept for good.
+
+    Attributes:
+        number: from 1.
+        nonce: random; every process of the attempt carries it in its environment.
+        child: the leader of the run, once it is known.
+        exit_code: of the leader; None while it runs, when it was killed by a signal, or when nobody knows.
+    """
+
+    number: int
+    nonce: str
+    reserved: float
+    child: Identity | None = None
+    started: float | None = None
+    ended: float | None = None
+    exit_code: int | None = None
+    cause: str | None = None
+    resumed_from_epoch: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One row of the queue.
+
+    Attributes:
+        uid: random; tells this job's folder from that of another job with the same number in a restored database.
+        parameters: what to do: for ``command`` argv, cwd and env; for ``train`` the hyperparameters.
+        devices: how many GPUs (or, on a machine without one, whether the CPU slot) it needs; 0 for none.
+        limit: how many attempts may fail by their own code without a new verified epoch between them.
+        failures: how many have, since the last new verified epoch.
+        interruptions: how often the machine has interrupted it since the last new verified epoch.
+        verified_epoch: epochs in the last verified checkpoint, as far as the daemon has heard.
+        not_before: the wall-clock time before which it is not started (backoff).
+        reason: one line for people: why it waits, or why it ended.
+    """
+
+    id: int
+    uid: str
+    kind: Kind
+    name: str
+    state: State
+    parameters: dict[str, Any]
+    owner: str
+    priority: int = 0
+    key: str | None = None
+    devices: int = 1
+    limit: int = 1
+    failures: int = 0
+    interruptions: int = 0
+    verified_epoch: int = 0
+    not_before: float = 0.0
+    cause: str | None = None
+    reason: str = ""
+    intent: Intent | None = None
+    intent_at: float | None = None
+    grace_s: float | None = None
+    created: float = 0.0
+    started: float | None = None
+    ended: float | None = None
+    artifacts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What somebody asks for."""
+
+    kind: Kind
+    name: str
+    parameters: dict[str, Any]
+    owner: str
+    priority: int = 0
+    key: str | None = None
+    devices: int = 1
+    limit: int = 1

@@ -1,0 +1,439 @@
+"""Where jobs are kept: SQLite, and the one door through which their state changes.
+
+Every method that changes something is one transaction, durable when it returns (WAL, synchronous=FULL). Calls are
+synchronous on purpose: a commit costs a fraction of a millisecond, and nothing can come between a decision and its
+record.
+"""
+
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from azaion import failpoints
+from supervisor.jobs.model import ACTIVE, TERMINAL, Attempt, Intent, Job, JobError, Kind, State, Submission, sources
+from supervisor.jobs.outcome import Decision, Ending, cause_of
+from supervisor.processes import Identity
+
+#: In the header of the file, so that another program's database is not taken for ours ("azai").
+APPLICATION_ID: Final = 0x617A6169
+SCHEMA_VERSION: Final = 1
+
+_SCHEMA: Final = """
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    uid TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN
+        ('queued', 'starting', 'running', 'stopping', 'succeeded', 'failed', 'cancelled')),
+    parameters TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    key TEXT UNIQUE,
+    devices INTEGER NOT NULL,
+    attempt_limit INTEGER NOT NULL,
+    failures INTEGER NOT NULL DEFAULT 0,
+    interruptions INTEGER NOT NULL DEFAULT 0,
+    verified_epoch INTEGER NOT NULL DEFAULT 0,
+    not_before REAL NOT NULL DEFAULT 0,
+    cause TEXT,
+    reason TEXT NOT NULL DEFAULT '',
+    intent TEXT CHECK (intent IN ('stop', 'cancel')),
+    intent_at REAL,
+    grace_s REAL,
+    created REAL NOT NULL,
+    started REAL,
+    ended REAL,
+    artifacts TEXT NOT NULL DEFAULT '{}'
+) STRICT;
+CREATE INDEX jobs_by_state ON jobs (state, id);
+
+CREATE TABLE attempts (
+    job INTEGER NOT NULL REFERENCES jobs (id),
+    number INTEGER NOT NULL,
+    nonce TEXT NOT NULL UNIQUE,
+    reserved REAL NOT NULL,
+    child_pid INTEGER,
+    child_start INTEGER,
+    started REAL,
+    ended REAL,
+    exit_code INTEGER,
+    cause TEXT,
+    resumed_from_epoch INTEGER,
+    PRIMARY KEY (job, number)
+) STRICT, WITHOUT ROWID;
+-- A job has one open attempt at the most.
+CREATE UNIQUE INDEX one_open_attempt ON attempts (job) WHERE ended IS NULL;
+
+-- The primary key is the promise: no device is leased twice.
+CREATE TABLE leases (
+    device TEXT PRIMARY KEY,
+    job INTEGER NOT NULL REFERENCES jobs (id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    time REAL NOT NULL,
+    job INTEGER,
+    type TEXT NOT NULL,
+    text TEXT NOT NULL,
+    actor TEXT NOT NULL
+) STRICT;
+"""
+
+
+class IllegalTransitionError(JobError):
+    """A job is not in a state from which the wanted one can be reached."""
+
+
+class StoreError(JobError):
+    """The state database cannot be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened, for people and for the audit."""
+
+    id: int
+    time: float
+    job: int | None
+    type: str
+    text: str
+    actor: str
+
+
+class Store:
+    """The jobs of one daemon.
+
+    Args:
+        path: the database; made if it does not exist.
+        clock: the wall clock, in seconds since the epoch.
+
+    Raises:
+        StoreError: the file is not ours, damaged, of a newer version, or cannot be written.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._listeners: list[Callable[[], None]] = []
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+            self._connection.row_factory = sqlite3.Row
+            self._prepare(path)
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{path}: {error}. If the disk is full, make room; if the file is damaged, move it away "
+                f"(jobs that run are found again by their folders) or restore it from a backup",
+            ) from None
+
+    def _prepare(self, path: Path) -> None:
+        connection = self._connection
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if application == 0 and version == 0 and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            with self._transaction():
+                for statement in _SCHEMA.split(";\n"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            return
+        if application != APPLICATION_ID:
+            raise StoreError(f"{path} is not a database of azaion; move it away or set AZAION_STATE_DIR elsewhere")
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{path} was written by a newer azaion (schema {version}, this one reads {SCHEMA_VERSION}); "
+                f"start that release again, it has not been touched",
+            )
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` after every change."""
+        self._listeners.append(listener)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+        for listener in self._listeners:
+            listener()
+
+    # Looking.
+
+    def get(self, number: int) -> Job:
+        """One job.
+
+        Raises:
+            JobError: there is none with this number.
+        """
+        row = self._connection.execute("SELECT * FROM jobs WHERE id = ?", (number,)).fetchone()
+        if row is None:
+            raise JobError(f"there is no job {number}; `azaionctl list --all` shows those that there are")
+        return _job(row)
+
+    def jobs(self, states: Iterable[State] | None = None, limit: int = -1) -> list[Job]:
+        """The jobs in these states (all without), the newest ``limit`` of them, in the order in which they came."""
+        if states is None:
+            rows = self._connection.execute("SELECT * FROM jobs ORDER BY id DESC LIMIT ?", (limit,))
+        else:
+            names = [str(state) for state in states]
+            marks = ", ".join("?" * len(names))
+            rows = self._connection.execute(
+                f"SELECT * FROM jobs WHERE state IN ({marks}) ORDER BY id DESC LIMIT ?",  # noqa: S608 - marks only
+                (*names, limit),
+            )
+        return [_job(row) for row in rows][::-1]
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        rows = self._connection.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state")
+        found = {State(state): count for state, count in rows}
+        return {state: found.get(state, 0) for state in State}
+
+    def attempts(self, number: int) -> list[Attempt]:
+        """Every attempt of a job, the first one first."""
+        rows = self._connection.execute("SELECT * FROM attempts WHERE job = ? ORDER BY number", (number,))
+        return [_attempt(row) for row in rows]
+
+    def open_attempt(self, number: int) -> Attempt:
+        """The attempt of an active job.
+
+        Raises:
+            JobError: the job has none.
+        """
+        row = self._connection.execute("SELECT * FROM attempts WHERE job = ? AND ended IS NULL", (number,)).fetchone()
+        if row is None:
+            raise JobError(f"job {number} has no attempt under way")
+        return _attempt(row)
+
+    def leases(self) -> dict[str, int]:
+        """Which device is leased to which job."""
+        return dict(self._connection.execute("SELECT device, job FROM leases").fetchall())
+
+    def events(self, after: int = 0, limit: int = 1000, job: int | None = None) -> list[Event]:
+        """The first ``limit`` events after the one with the number ``after``."""
+        rows = self._connection.execute(
+            "SELECT * FROM events WHERE id > ? AND (? IS NULL OR job = ?) ORDER BY id LIMIT ?",
+            (after, job, job, limit),
+        )
+        return [Event(**dict(row)) for row in rows]
+
+    def last_event(self) -> int:
+        """The number of the newest event, 0 before the first."""
+        (newest,) = self._connection.execute("SELECT MAX(id) FROM events").fetchone()
+        return newest or 0
+
+    # Changing.
+
+    def submit(self, submission: Submission) -> Job:
+        """File a job. It is durable when this returns. A known key gives the job that was filed with it."""
+        if submission.key is not None:
+            row = self._connection.execute("SELECT * FROM jobs WHERE key = ?", (submission.key,)).fetchone()
+            if row is not None:
+                return _job(row)
+        with self._transaction():
+            number = self._connection.execute(
+                "INSERT INTO jobs (uid, kind, name, state, parameters, owner, priority, key, devices, attempt_limit,"
+                " created) VALUES (?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    secrets.token_hex(4),
+                    submission.kind,
+                    submission.name,
+                    json.dumps(submission.parameters),
+                    submission.owner,
+                    submission.priority,
+                    submission.key,
+                    submission.devices,
+                    submission.limit,
+                    self._clock(),
+                ),
+            ).lastrowid
+            self._event(number, "submitted", submission.name, submission.owner)
+            failpoints.hit("store.submit.before-commit")
+        failpoints.hit("store.submit.committed")
+        return self.get(_number(number))
+
+    def reserve(self, number: int, devices: Sequence[str]) -> Attempt:
+        """Give a queued job its next attempt and its devices, before anything is started.
+
+        Raises:
+            IllegalTransitionError: it is not queued.
+            JobError: a device is leased already.
+        """
+        now = self._clock()
+        with self._transaction():
+            self._move(number, State.STARTING, reason="", cause=None)
+            (last,) = self._connection.execute(
+                "SELECT COALESCE(MAX(number), 0) FROM attempts WHERE job = ?",
+                (number,),
+            ).fetchone()
+            attempt = Attempt(number=last + 1, nonce=secrets.token_hex(16), reserved=now)
+            self._connection.execute(
+                "INSERT INTO attempts (job, number, nonce, reserved) VALUES (?, ?, ?, ?)",
+                (number, attempt.number, attempt.nonce, now),
+            )
+            try:
+                self._connection.executemany(
+                    "INSERT INTO leases (device, job) VALUES (?, ?)",
+                    [(device, number) for device in devices],
+                )
+            except sqlite3.IntegrityError:
+                raise JobError(f"one of {', '.join(devices)} is leased already") from None
+            failpoints.hit("store.reserve.before-commit")
+        failpoints.hit("store.reserve.committed")
+        return attempt
+
+    def started(self, number: int, child: Identity, when: float) -> None:
+        """Record that the open attempt runs. Under an intent the job stays ``stopping``."""
+        with self._transaction():
+            if self.get(number).state is not State.STOPPING:
+                self._move(number, State.RUNNING)
+            self._connection.execute("UPDATE jobs SET started = COALESCE(started, ?) WHERE id = ?", (when, number))
+            changed = self._connection.execute(
+                "UPDATE attempts SET child_pid = ?, child_start = ?, started = ?"
+                " WHERE job = ? AND ended IS NULL AND started IS NULL",
+                (child.pid, child.start, when, number),
+            )
+            if changed.rowcount:
+                self._event(number, "started", f"pid {child.pid}", "azaiond")
+        failpoints.hit("store.started.committed")
+
+    def request(self, number: int, intent: Intent, actor: str, grace_s: float | None = None) -> Job:
+        """Commit what a person asks of a job. One that waits is cancelled at once; to a terminal one nothing happens.
+
+        Raises:
+            IllegalTransitionError: the job has ended.
+        """
+        now = self._clock()
+        job = self.get(number)
+        with self._transaction():
+            if job.state is State.QUEUED:
+                self._move(number, State.CANCELLED, cause="cancelled", reason=f"cancelled by {actor}", ended=now)
+                self._event(number, "cancelled", "before it ran", actor)
+            elif not (job.intent is Intent.CANCEL and intent is Intent.STOP):
+                self._move(number, State.STOPPING, intent=intent, intent_at=now, grace_s=grace_s)
+                self._event(number, f"{intent}-requested", f"grace {grace_s:g} s" if grace_s is not None else "", actor)
+        failpoints.hit("store.request.committed")
+        return self.get(number)
+
+    def finish(self, number: int, attempt: Attempt, ending: Ending, decision: Decision) -> Job:
+        """Record how an attempt ended and where the job goes, and give its devices back.
+
+        Everything that the attempt has started must be gone by now.
+
+        Raises:
+            IllegalTransitionError: the job is not active.
+        """
+        now = self._clock()
+        failpoints.hit("store.finish.before")
+        with self._transaction():
+            closed = self._connection.execute(
+                "UPDATE attempts SET ended = ?, exit_code = ?, cause = ?, resumed_from_epoch = ?"
+                " WHERE job = ? AND number = ? AND ended IS NULL",
+                (now, ending.code, cause_of(ending), ending.resumed_from_epoch, number, attempt.number),
+            )
+            if not closed.rowcount:
+                raise IllegalTransitionError(f"attempt {attempt.number} of job {number} has ended already")
+            self._move(
+                number,
+                decision.state,
+                cause=decision.cause,
+                reason=decision.reason,
+                failures=decision.failures,
+                interruptions=decision.interruptions,
+                verified_epoch=decision.verified_epoch,
+                not_before=decision.not_before,
+                intent=None if decision.state is State.QUEUED else self.get(number).intent,
+                ended=now if decision.state in TERMINAL else None,
+                artifacts=json.dumps(ending.artifacts),
+            )
+            self._connection.execute("DELETE FROM leases WHERE job = ?", (number,))
+            kind = "requeued" if decision.state is State.QUEUED else str(decision.state)
+            self._event(number, kind, decision.reason, "azaiond")
+        failpoints.hit("store.finish.committed")
+        return self.get(number)
+
+    def refuse(self, number: int, cause: str, reason: str) -> None:
+        """End a queued job that can never start.
+
+        Raises:
+            IllegalTransitionError: it is not queued.
+        """
+        with self._transaction():
+            self._move(number, State.FAILED, cause=cause, reason=reason, ended=self._clock())
+            self._event(number, "failed", reason, "azaiond")
+
+    def note(self, kind: str, text: str, job: int | None = None, actor: str = "azaiond") -> None:
+        """Record an event that changes no job."""
+        with self._transaction():
+            self._event(job, kind, text, actor)
+
+    def _event(self, job: int | None, kind: str, text: str, actor: str) -> None:
+        self._connection.execute(
+            "INSERT INTO events (time, job, type, text, actor) VALUES (?, ?, ?, ?, ?)",
+            (self._clock(), job, kind, text, actor),
+        )
+
+    def _move(self, number: int, target: State, **columns: Any) -> None:
+        """The one door: a compare-and-set of the state."""
+        allowed = sources(target)
+        assignments = "".join(f", {name} = ?" for name in columns)
+        marks = ", ".join("?" * len(allowed))
+        changed = self._connection.execute(
+            f"UPDATE jobs SET state = ?{assignments} WHERE id = ? AND state IN ({marks})",  # noqa: S608 - our own names
+            (target, *columns.values(), number, *(str(state) for state in allowed)),
+        )
+        if changed.rowcount != 1:
+            current = self.get(number).state
+            hint = "; it has ended, and that is final" if current in TERMINAL else ""
+            raise IllegalTransitionError(f"job {number} is {current} and cannot become {target}{hint}")
+
+
+def _number(value: int | None) -> int:
+    if value is None:
+        raise StoreError("SQLite gave no row number")
+    return value
+
+
+def _job(row: sqlite3.Row) -> Job:
+    columns = dict(row)
+    limit = columns.pop("attempt_limit")
+    return Job(
+        **{
+            **columns,
+            "limit": limit,
+            "kind": Kind(columns["kind"]),
+            "state": State(columns["state"]),
+            "intent": Intent(columns["intent"]) if columns["intent"] else None,
+            "parameters": json.loads(columns["parameters"]),
+            "artifacts": json.loads(columns["artifacts"]),
+        },
+    )
+
+
+def _attempt(row: sqlite3.Row) -> Attempt:
+    columns = dict(row)
+    del columns["job"]
+    pid, start = columns.pop("child_pid"), columns.pop("child_start")
+    return Attempt(**columns, child=Identity(pid, start) if pid is not None else None)
+
+
+def active(jobs: Iterable[Job]) -> list[Job]:
+    """Those with an attempt under way."""
+    return [job for job in jobs if job.state in ACTIVE]

@@ -1,0 +1,120 @@
+"""Long-running children of the daemon: kept alive, restarted with backoff, stopped with grace."""
+
+import asyncio
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from supervisor.processes import finished
+
+#: A child that lived this long is healthy again: its next death is its first.
+HEALTHY_S: Final = 60.0
+#: The first death is answered at once; from the second on the pause doubles up to the cap.
+BACKOFF_S: Final = 1.0
+BACKOFF_CAP_S: Final = 60.0
+
+_log = structlog.get_logger("azaion.services")
+
+
+class ServiceState(StrEnum):
+    """Where a service is."""
+
+    STOPPED = "stopped"
+    RUNNING = "running"
+    WAITING = "waiting"  # for its backoff to end
+    STOPPING = "stopping"
+    REFUSED = "refused"  # it says that its configuration is wrong: trying again cannot help
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSpec:
+    """A service to keep alive.
+
+    Attributes:
+        argv: what to run. Its standard input is a pipe that ends when the daemon dies.
+        log: where its output goes.
+        grace_s: how long it may take to end after SIGTERM.
+        fatal: exit codes that no restart can mend.
+    """
+
+    name: str
+    argv: Sequence[str]
+    log: Path
+    environment: tuple[str, ...] = ()
+    grace_s: float = 30.0
+    fatal: frozenset[int] = frozenset({78})
+
+
+class Service:
+    """One child, kept alive for as long as `run` does."""
+
+    def __init__(self, spec: ServiceSpec, changed: Callable[[str, str], None]) -> None:
+        self._spec = spec
+        self._changed = changed
+        self.state = ServiceState.STOPPED
+        self.pid: int | None = None
+        self.restarts = 0
+        self.since = time.time()
+
+    async def run(self) -> None:
+        """Start the child again and again; on cancellation stop it with grace."""
+        deaths = 0
+        while True:
+            began = time.monotonic()
+            code = await self._once()
+            deaths = 1 if time.monotonic() - began > HEALTHY_S else deaths + 1
+            if code in self._spec.fatal:
+                self._become(ServiceState.REFUSED, f"ended with {code}; see {self._spec.log}")
+                await asyncio.Event().wait()
+            pause = 0.0 if deaths == 1 else min(BACKOFF_S * 2.0 ** min(deaths - 2, 16), BACKOFF_CAP_S)
+            self._become(ServiceState.WAITING, f"ended with {code}; again in {pause:g} s")
+            await asyncio.sleep(pause)
+            self.restarts += 1
+
+    async def _once(self) -> int:
+        """Run the child until it ends; returns its exit code."""
+        reading, writing = os.pipe()
+        try:
+            with self._spec.log.open("ab") as log:
+                process = subprocess.Popen(  # noqa: ASYNC220 - vfork and exec: a millisecond
+                    self._spec.argv,
+                    stdin=reading,
+                    stdout=log,
+                    stderr=log,
+                    env={name: os.environ[name] for name in self._spec.environment if name in os.environ},
+                )
+            os.close(reading)
+            self.pid = process.pid
+            self._become(ServiceState.RUNNING, f"pid {process.pid}")
+            try:
+                return await finished(process)
+            except asyncio.CancelledError:
+                await self._stop(process)
+                raise
+        finally:
+            self.pid = None
+            os.close(writing)
+
+    async def _stop(self, process: subprocess.Popen[bytes]) -> None:
+        self._become(ServiceState.STOPPING, "")
+        process.terminate()
+        try:
+            async with asyncio.timeout(self._spec.grace_s):
+                await finished(process)
+        except TimeoutError:
+            process.kill()
+            await finished(process)
+        self._become(ServiceState.STOPPED, "")
+
+    def _become(self, state: ServiceState, text: str) -> None:
+        self.state = state
+        self.since = time.time()
+        _log.info(str(state), service=self._spec.name, detail=text)
+        self._changed(f"service-{state}", f"{self._spec.name}: {text}" if text else self._spec.name)
