@@ -197,13 +197,14 @@ class Runner:
             return
         child = looks.child_of(evidence.state)
         watched = looks.shim_of(evidence.state) if evidence.shim_alive else child
+        margin = SHIM_MARGIN_S if evidence.shim_alive else 0.0
         if self._store.open_attempt(number).started is None:
             self._store.started(number, child, evidence.state.started)
             _log.info("started", job=number, pid=child.pid)
         with self._listening(number) as asked:
             ended = asyncio.ensure_future(processes.gone(watched))
             try:
-                deadline = self._deliver(number, folder, watched)
+                deadline = self._deliver(number, folder, watched, margin)
                 while not ended.done():
                     woken = asyncio.ensure_future(asked.wait())
                     pause = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -213,7 +214,7 @@ class Runner:
                         woken.cancel()
                     if asked.is_set():
                         asked.clear()
-                        deadline = self._deliver(number, folder, watched)
+                        deadline = self._deliver(number, folder, watched, margin)
                     elif deadline is not None and time.monotonic() >= deadline:
                         _log.warning("grace is over", job=number, pid=child.pid)
                         processes.send(child, SIGKILL)
@@ -221,7 +222,13 @@ class Runner:
             finally:
                 ended.cancel()
 
-    def _deliver(self, number: int, folder: AttemptFolder, watched: processes.Identity) -> float | None:
+    def _deliver(
+        self,
+        number: int,
+        folder: AttemptFolder,
+        watched: processes.Identity,
+        margin: float,
+    ) -> float | None:
         """Pass on what has been asked of a job, if anything; returns the (monotonic) time at which patience ends."""
         job = self._store.get(number)
         if job.intent is None:
@@ -230,7 +237,7 @@ class Runner:
         processes.send(watched, SIGTERM)
         if job.intent is not Intent.CANCEL:
             return None
-        return time.monotonic() + (GRACE_S if job.grace_s is None else job.grace_s) + SHIM_MARGIN_S
+        return time.monotonic() + (GRACE_S if job.grace_s is None else job.grace_s) + margin
 
     async def _wait_for_lock(self, number: int, folder: AttemptFolder) -> None:
         """Somebody holds the lock and has not recorded a start: it keeps its lease for as long as that lasts."""

@@ -1,0 +1,108 @@
+"""The order of evidence, as a table, and what a folder may hold against us."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from supervisor import processes
+from supervisor.jobs import evidence as looks
+from supervisor.jobs.evidence import Evidence, ShimState, Verdict, judge
+from supervisor.jobs.outcome import Ending, Source
+from supervisor.processes import Identity
+from tests.shims import NONCE, attempt
+
+STATE = ShimState(
+    nonce=NONCE,
+    boot_id="here",
+    shim=looks._Process(pid=1, start=1),
+    child=looks._Process(pid=2, start=2),
+    started=0.0,
+)
+NOTHING = Evidence(
+    exit=None, result=None, state=None, same_boot=False, shim_alive=False, child_alive=False, lock_held=False
+)
+EXIT = looks._Exit(nonce=NONCE, rc=0)
+RESULT = looks._Result(nonce=NONCE, exit_code=0)
+RUNNING = replace(NOTHING, state=STATE, same_boot=True, shim_alive=True, child_alive=True, lock_held=True)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "verdict"),
+    [
+        (replace(RUNNING, exit=EXIT, result=RESULT), Verdict.TAKE_EXIT),
+        (replace(NOTHING, exit=EXIT), Verdict.TAKE_EXIT),
+        (replace(NOTHING, state=STATE, result=RESULT), Verdict.TAKE_RESULT),
+        (replace(NOTHING, state=STATE, same_boot=True, result=RESULT), Verdict.TAKE_RESULT),
+        (replace(RUNNING, result=RESULT), Verdict.WATCH_SHIM),
+        (replace(RUNNING, result=RESULT, shim_alive=False), Verdict.WATCH_CHILD),
+        (replace(NOTHING, state=STATE), Verdict.LOST_REBOOT),
+        (RUNNING, Verdict.WATCH_SHIM),
+        (replace(RUNNING, child_alive=False), Verdict.WATCH_SHIM),
+        (replace(RUNNING, shim_alive=False), Verdict.WATCH_CHILD),
+        (replace(RUNNING, shim_alive=False, child_alive=False), Verdict.LOST),
+        (replace(NOTHING, lock_held=True), Verdict.WAIT_FOR_LOCK),
+        (NOTHING, Verdict.FENCE),
+    ],
+)
+def test_the_order_of_evidence(evidence: Evidence, verdict: Verdict) -> None:
+    assert judge(evidence) is verdict
+
+
+def test_a_decoy_with_our_pid_is_not_our_process(tmp_path: Path) -> None:
+    me = processes.identify(os.getpid())
+    assert me is not None
+    folder = attempt(tmp_path, ["true"])
+    decoy = {"pid": me.pid, "start": me.start + 1}
+    state = {"nonce": NONCE, "boot_id": "here", "shim": decoy, "child": decoy, "started": 0.0}
+    folder.state.write_text(json.dumps(state))
+    evidence = looks.gather(folder, NONCE, "here")
+    assert (evidence.shim_alive, evidence.child_alive) == (False, False)
+    assert judge(evidence) is Verdict.LOST
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"null", b'{"nonce": 5}', b"\xff\xfe", b'{"nonce": "%s"}' % NONCE.encode(), b"[" * 100_000],
+)
+def test_an_unreadable_file_counts_as_absent(tmp_path: Path, content: bytes) -> None:
+    folder = attempt(tmp_path, ["true"])
+    folder.state.write_bytes(content)
+    folder.result.write_bytes(content)
+    assert judge(looks.gather(folder, NONCE, "here")) is Verdict.FENCE
+
+
+def test_a_file_of_another_attempt_counts_as_absent(tmp_path: Path) -> None:
+    folder = attempt(tmp_path, ["true"])
+    folder.exit.write_text(json.dumps({"nonce": "6" * 32, "rc": 0}))
+    assert looks.gather(folder, NONCE, "here").exit is None
+
+
+def test_a_link_counts_as_absent(tmp_path: Path) -> None:
+    folder = attempt(tmp_path / "1", ["true"])
+    elsewhere = tmp_path / "elsewhere.json"
+    elsewhere.write_text(json.dumps({"nonce": NONCE, "rc": 0}))
+    folder.exit.symlink_to(elsewhere)
+    assert looks.gather(folder, NONCE, "here").exit is None
+
+
+def test_a_pipe_in_place_of_a_file_blocks_nobody(tmp_path: Path) -> None:
+    folder = attempt(tmp_path, ["true"])
+    os.mkfifo(folder.exit)
+    assert looks.gather(folder, NONCE, "here").exit is None
+
+
+def test_a_finished_workers_word_counts_without_an_exit() -> None:
+    word = looks._Result(nonce=NONCE, exit_code=0, message="done", verified_epoch=7, artifacts={"model": "m"})
+    ending = looks.ending(replace(NOTHING, result=word), Verdict.TAKE_RESULT, 3)
+    assert ending == Ending(source=Source.RESULT, code=0, message="done", verified_epoch=7, artifacts={"model": "m"})
+
+
+def test_a_signal_to_a_stranger_is_never_sent() -> None:
+    me = processes.identify(os.getpid())
+    assert me is not None
+    assert not processes.send(Identity(me.pid, me.start - 1), signal.SIGKILL)
+    assert not processes.alive(Identity(2**22 + 1, 1))

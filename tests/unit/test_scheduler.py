@@ -1,0 +1,76 @@
+"""Which job starts, and why the others wait."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor.jobs.model import Job, Kind, State
+from supervisor.jobs.outcome import BACKOFF_CAP_S
+from supervisor.jobs.scheduler import CPU, Machine, plan
+
+ONE = Machine(devices=(CPU,), light=2)
+TWO = Machine(devices=("gpu0", "gpu1"), light=2)
+
+
+def queued(number: int, **facts: Any) -> Job:
+    return Job(
+        id=number, uid=str(number), kind=Kind.COMMAND, name="n", state=State.QUEUED, parameters={}, owner="o", **facts
+    )
+
+
+def starts(*jobs: Job, machine: Machine = ONE, leases: dict[str, str] | None = None, light: int = 0) -> list[int]:
+    made = plan(jobs, machine=machine, leases=leases or {}, light_running=light, now=0.0)
+    return [job.id for job, _ in made.starts]
+
+
+def test_priority_then_age() -> None:
+    assert starts(queued(1), queued(2), queued(3, priority=5)) == [3]
+    assert starts(queued(2), queued(1)) == [1]
+
+
+def test_a_lease_is_waited_for_and_named() -> None:
+    made = plan([queued(2), queued(3)], machine=ONE, leases={CPU: "job 1"}, light_running=0, now=0.0)
+    assert not made.starts
+    assert made.waits == {2: "needs the CPU slot; held: cpu by job 1", 3: "behind job 2"}
+
+
+def test_a_job_without_a_device_does_not_wait_for_one() -> None:
+    assert starts(queued(1), queued(2, devices=0), leases={CPU: "job 9"}) == [2]
+    assert starts(queued(1, devices=0), light=2) == []
+
+
+def test_nobody_overtakes_one_who_waits_for_two_devices() -> None:
+    assert starts(queued(1, devices=2), queued(2), machine=TWO, leases={"gpu0": "job 9"}) == []
+    assert starts(queued(1, devices=2), queued(2), machine=TWO) == [1]
+
+
+def test_what_can_never_start_holds_nobody_up() -> None:
+    assert starts(queued(1, devices=3), queued(2), machine=TWO) == [2]
+
+
+def test_backoff_is_waited_for_but_never_longer_than_its_cap() -> None:
+    made = plan([queued(1, not_before=1e12)], machine=ONE, leases={}, light_running=0, now=50.0)
+    assert (made.starts, made.wake) == ((), 50.0 + BACKOFF_CAP_S)
+    assert starts(queued(1, not_before=-5.0)) == [1]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(-3, 3), st.floats(0, 100))),
+    st.sets(st.sampled_from(TWO.devices)),
+    st.integers(0, 3),
+)
+def test_no_device_is_handed_out_twice_and_everybody_else_knows_why(
+    wishes: list[tuple[int, int, float]], taken: set[str], light: int
+) -> None:
+    jobs = [
+        queued(number, devices=devices, priority=priority, not_before=later)
+        for number, (devices, priority, later) in enumerate(wishes, 1)
+    ]
+    made = plan(jobs, machine=TWO, leases=dict.fromkeys(taken, "job 0"), light_running=light, now=10.0)
+    handed = [device for _, devices in made.starts for device in devices]
+    assert len(handed) == len(set(handed))
+    assert not taken & set(handed)
+    assert all(len(devices) == job.devices for job, devices in made.starts)
+    assert {job.id for job, _ in made.starts} | set(made.waits) == {job.id for job in jobs}
+    assert all(made.waits.values())

@@ -1,0 +1,153 @@
+"""The store: one door, durable, and honest about a database that it cannot use."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisor.jobs.model import TRANSITIONS, Intent, Job, JobError, Kind, State, Submission
+from supervisor.jobs.outcome import Decision, Ending, Source
+from supervisor.jobs.store import IllegalTransitionError, Store, StoreError
+from supervisor.processes import Identity
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    opened = Store(tmp_path / "jobs.sqlite", clock=lambda: 100.0)
+    yield opened
+    opened.close()
+
+
+def submission(**facts: Any) -> Submission:
+    return Submission(kind=Kind.COMMAND, name="n", parameters={"argv": ["true"]}, owner="o", **facts)
+
+
+def outcome(state: State, **facts: Any) -> Decision:
+    given = {"cause": None, "reason": "r", "failures": 0, "interruptions": 0, "verified_epoch": 0} | facts
+    return Decision(state=state, **given)
+
+
+def finish(store: Store, job: Job, state: State, **facts: Any) -> Job:
+    ending = Ending(source=Source.EXIT, code=0)
+    return store.finish(job.id, store.open_attempt(job.id), ending, outcome(state, **facts))
+
+
+def test_a_life(store: Store) -> None:
+    job = store.submit(submission())
+    assert (job.id, job.state) == (1, State.QUEUED)
+    attempt = store.reserve(1, ["gpu0"])
+    assert (attempt.number, store.leases()) == (1, {"gpu0": 1})
+    store.started(1, Identity(10, 20), 101.0)
+    assert store.get(1).state is State.RUNNING
+    job = finish(store, job, State.SUCCEEDED)
+    assert (job.state, job.ended, store.leases()) == (State.SUCCEEDED, 100.0, {})
+    (kept,) = store.attempts(1)
+    assert (kept.child, kept.exit_code, kept.ended) == (Identity(10, 20), 0, 100.0)
+    assert [event.type for event in store.events()] == ["submitted", "started", "succeeded"]
+
+
+def test_a_second_attempt_gets_its_own_number_and_nonce(store: Store) -> None:
+    job = store.submit(submission())
+    first = store.reserve(1, [])
+    finish(store, job, State.QUEUED, not_before=105.0)
+    assert store.get(1).not_before == 105.0
+    second = store.reserve(1, [])
+    assert (second.number, second.nonce != first.nonce) == (2, True)
+
+
+def test_no_device_is_leased_twice(store: Store) -> None:
+    store.submit(submission())
+    store.submit(submission())
+    store.reserve(1, ["gpu0"])
+    with pytest.raises(JobError, match="leased already"):
+        store.reserve(2, ["gpu0"])
+    # The whole transaction is undone.
+    assert (store.get(2).state, store.attempts(2)) == (State.QUEUED, [])
+
+
+def test_the_same_key_gives_the_same_job(store: Store) -> None:
+    assert store.submit(submission(key="k")).id == store.submit(submission(key="k")).id
+    assert len(store.jobs()) == 1
+
+
+@pytest.mark.parametrize("end", [State.SUCCEEDED, State.FAILED, State.CANCELLED])
+def test_a_terminal_state_is_final(store: Store, end: State) -> None:
+    job = store.submit(submission())
+    store.reserve(1, [])
+    finish(store, job, end)
+    with pytest.raises(IllegalTransitionError, match=f"job 1 is {end} and cannot become starting"):
+        store.reserve(1, [])
+    for intent in Intent:
+        with pytest.raises(IllegalTransitionError, match="final"):
+            store.request(1, intent, "o")
+    assert not TRANSITIONS[end]
+
+
+def test_an_attempt_ends_once(store: Store) -> None:
+    job = store.submit(submission())
+    attempt = store.reserve(1, [])
+    finish(store, job, State.QUEUED)
+    with pytest.raises(IllegalTransitionError, match="ended already"):
+        store.finish(1, attempt, Ending(source=Source.EXIT), outcome(State.FAILED))
+
+
+def test_cancel_is_not_taken_back_by_stop(store: Store) -> None:
+    store.submit(submission())
+    store.reserve(1, [])
+    assert store.request(1, Intent.STOP, "o").intent is Intent.STOP
+    assert store.request(1, Intent.CANCEL, "o", 30.0).intent is Intent.CANCEL
+    assert store.request(1, Intent.STOP, "o").intent is Intent.CANCEL
+
+
+def test_one_that_waits_is_cancelled_at_once(store: Store) -> None:
+    store.submit(submission())
+    assert store.request(1, Intent.STOP, "anna").state is State.CANCELLED
+    assert store.get(1).reason == "cancelled by anna"
+
+
+def test_what_was_committed_is_there_after_a_reopening(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite"
+    first = Store(path)
+    first.submit(submission())
+    first.reserve(1, ["gpu0"])
+    # Not closed: as after a SIGKILL.
+    second = Store(path)
+    assert (second.get(1).state, second.leases()) == (State.STARTING, {"gpu0": 1})
+    second.close()
+    first.close()
+
+
+def test_a_newer_database_is_refused_and_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite"
+    Store(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"newer azaion \(schema 99"):
+        Store(path)
+    assert path.read_bytes() == before
+
+
+def test_another_programs_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    with pytest.raises(StoreError, match="not a database of azaion"):
+        Store(path)
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_damaged_database_is_refused_and_untouched(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "jobs.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="restore it from a backup"):
+        Store(path)
+    assert path.read_bytes() == content
+
+
+def test_an_unknown_job_is_named(store: Store) -> None:
+    with pytest.raises(JobError, match="there is no job 7"):
+        store.get(7)
