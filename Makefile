@@ -17,7 +17,7 @@ help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 demo: $(TRAIN) ## install, then train on real photographs while the daemon is killed
-	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python etc/demo/demo.py
 
 test: $(DEV) ## install, lint, then run every test that needs no GPU
 	@$(MAKE) --no-print-directory lint

@@ -1,16 +1,35 @@
 """``azaionctl``: reads the command line, calls the command, turns errors into one line and an exit code."""
 
 import argparse
+import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from azaion import __version__
 from azaion.errors import AzaionError
-from supervisor.commands import config, jobs, status, submit, watch
 from supervisor.control.client import UnreachableError
+
+#: Which module of `supervisor.commands` knows which command. Only the one that is called is imported: all together cost
+#: more than the rest of a command.
+MODULES: Final = MappingProxyType(
+    {
+        "status": "status",
+        "submit-train": "submit",
+        "submit": "submit",
+        "list": "jobs",
+        "show": "jobs",
+        "logs": "watch",
+        "wait": "watch",
+        "events": "watch",
+        "cancel": "jobs",
+        "stop": "jobs",
+        "config": "config",
+    },
+)
 
 #: Exit codes that scripts may rely on, beside 0 and those that a command documents.
 FAILED: Final = 1
@@ -18,8 +37,8 @@ UNREACHABLE: Final = 4
 INTERRUPTED: Final = 130
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(modules: Iterable[str]) -> argparse.ArgumentParser:
+    """The command line, with the commands of these modules."""
     whole = argparse.ArgumentParser(
         prog="azaionctl",
         description="Talks to azaiond: submit trainings, look at them, stop them.",
@@ -30,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--json", action="store_true", help="print JSON for scripts")
     whole.add_argument("--version", action="version", version=f"azaionctl {__version__}")
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
-    for module in (status, submit, jobs, watch, config):
-        module.register(commands)
+    for module in dict.fromkeys(modules):
+        importlib.import_module(f"supervisor.commands.{module}").register(commands)
     _everywhere(whole)
     return whole
 
@@ -49,7 +68,9 @@ def _everywhere(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; see ``azaionctl --help``."""
-    arguments = parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    called = next((word for word in given if word in MODULES), None)
+    arguments = parser(MODULES.values() if called is None else [MODULES[called]]).parse_args(given)
     try:
         code = arguments.run(arguments)
         sys.stdout.flush()
