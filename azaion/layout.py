@@ -2,6 +2,23 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+#: Where the state lies on a server; a laptop says otherwise by AZAION_STATE_DIR.
+DEFAULT_STATE: Final = Path("/var/lib/azaion")
+
+#: Made by systemd-tmpfiles on a server.
+RUN_FOLDER: Final = Path("/run/azaion")
+
+
+def default_socket(state: Path) -> Path:
+    """The control socket where AZAION_SOCKET does not name it."""
+    return (RUN_FOLDER if RUN_FOLDER.is_dir() else state) / "control.sock"
+
+
+def default_spool(state: Path) -> Path:
+    """The embedded stream where AZAION_SPOOL_DIR does not name it."""
+    return state / "spool"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +77,99 @@ class AttemptFolder:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """A training run: what it keeps across the attempts of its job. Nothing of a run lies outside."""
+
+    path: Path
+
+    @property
+    def dataset(self) -> Path:
+        """The view of the snapshot that the trainer reads, and may write into."""
+        return self.path / "dataset"
+
+    @property
+    def base(self) -> Path:
+        """The architecture, when the run begins with one and not with trained weights."""
+        return self.path / "model.yaml"
+
+    @property
+    def origin(self) -> Path:
+        """Which model the run began with; written before the first epoch."""
+        return self.path / "origin.json"
+
+    @property
+    def cache(self) -> Path:
+        """Whatever the libraries want to keep: settings, fonts, compiled kernels, temporary files."""
+        return self.path / ".cache"
+
+    @property
+    def train(self) -> Path:
+        """The trainer's own folder: curves, plots, weights."""
+        return self.path / "train"
+
+    @property
+    def results(self) -> Path:
+        """The curves: one row an epoch."""
+        return self.train / "results.csv"
+
+    @property
+    def arguments(self) -> Path:
+        """Every argument that the trainer ran with."""
+        return self.train / "args.yaml"
+
+    @property
+    def weights(self) -> Path:
+        """Checkpoints and their manifest."""
+        return self.train / "weights"
+
+    @property
+    def last(self) -> Path:
+        """The last checkpoint."""
+        return self.weights / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before the last one."""
+        return self.weights / "last.previous.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best epoch so far."""
+        return self.weights / "best.pt"
+
+    @property
+    def manifest(self) -> Path:
+        """Size, SHA-256 and epoch of each checkpoint that is known to be whole."""
+        return self.weights / "checkpoints.json"
+
+    @property
+    def final(self) -> Path:
+        """The trained model: the best checkpoint without what only training needs."""
+        return self.weights / "final.pt"
+
+    def periodic(self, epoch: int) -> Path:
+        """The checkpoint kept of this epoch (from 1)."""
+        return self.weights / f"epoch{epoch}.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFolder:
+    """A trained model."""
+
+    path: Path
+
+    @property
+    def weights(self) -> Path:
+        """The weights."""
+        return self.path / "azaion.pt"
+
+    @property
+    def card(self) -> Path:
+        """Where it came from and how good it is."""
+        return self.path / "model.json"
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobFolder:
     """What a job keeps across its attempts."""
 
@@ -90,6 +200,37 @@ class AnnotationFolder:
     def labels(self) -> Path:
         """``NAME.txt``, YOLO text."""
         return self.path / "labels"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotFolder:
+    """The files of one snapshot of the data, and of a view of it. ``split`` is ``train``, ``valid`` or ``test``."""
+
+    path: Path
+
+    def annotations(self, split: str) -> AnnotationFolder:
+        """The annotations of a split."""
+        return AnnotationFolder(path=self.path / split)
+
+    @property
+    def data(self) -> Path:
+        """What the trainer reads first: the splits and the classes."""
+        return self.path / "data.yaml"
+
+    @property
+    def files(self) -> Path:
+        """One line a file: SHA-256, size, path, separated by tabs."""
+        return self.path / "files.tsv"
+
+    @property
+    def manifest(self) -> Path:
+        """What the snapshot was made of, in figures."""
+        return self.path / "manifest.json"
+
+    @property
+    def staging(self) -> Path:
+        """Where a snapshot that is being formed keeps what it has not looked at yet."""
+        return self.path / ".staging"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +313,11 @@ class Layout:
         return self.root / "datasets"
 
     @property
+    def datasets_lock(self) -> Path:
+        """Held by the one process that forms a snapshot; whatever temporary folder another one left is then dead."""
+        return self.datasets / ".lock"
+
+    @property
     def models(self) -> Path:
         """Trained models: ``azaion-YYYY-MM-DD[-N]/``."""
         return self.root / "models"
@@ -180,6 +326,10 @@ class Layout:
     def current_model(self) -> Path:
         """The model that is in use: a link to one of the dated folders' weights."""
         return self.models / "azaion.pt"
+
+    def model(self, name: str) -> ModelFolder:
+        """The folder of the model with this name."""
+        return ModelFolder(path=self.models / name)
 
     # The state.
 
