@@ -55,6 +55,7 @@ class Installation:
             "EXPORT_ONNX_IMGSZ": "96",
             **variables,
         }
+        self.code = Path(__file__).parents[1]
         self.client = Client(self.layout.socket)
         self.daemon: subprocess.Popen[bytes] | None = None
 
@@ -70,7 +71,7 @@ class Installation:
             self.daemon = subprocess.Popen(
                 [sys.executable, "-m", "supervisor.daemon"],
                 cwd=self.folder,
-                env=self.environment(AZAION_FAILPOINTS=failpoints, PYTHONPATH=str(Path(__file__).parents[1])),
+                env=self.environment(AZAION_FAILPOINTS=failpoints, PYTHONPATH=str(self.code)),
                 stderr=log,
                 start_new_session=True,
             )
@@ -109,7 +110,7 @@ class Installation:
         return subprocess.run(
             [sys.executable, "-m", "supervisor.ctl", *arguments],
             cwd=self.folder,
-            env=self.environment(PYTHONPATH=str(Path(__file__).parents[1]), **more),
+            env=self.environment(PYTHONPATH=str(self.code), **more),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
