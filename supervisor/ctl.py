@@ -27,6 +27,7 @@ MODULES: Final = MappingProxyType(
         "events": "watch",
         "cancel": "jobs",
         "stop": "jobs",
+        "annotations": "annotations",
         "config": "config",
     },
 )

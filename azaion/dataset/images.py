@@ -8,21 +8,14 @@ import warnings
 from dataclasses import dataclass
 from typing import Final
 
+from azaion import pictures
 from azaion.dataset.errors import CorruptedError, Reason
 
 # Pillow is imported where it is used: most images are vouched for by their records and need none of it, and this module
 # is imported by processes that must stay small.
 
-EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-
-#: What Pillow may take a file for. Among its other plugins are some that start programs.
-_FORMATS: Final = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP")
-
 _JPEG_BEGIN: Final = b"\xff\xd8\xff"
 _JPEG_END: Final = b"\xff\xd9"
-
-#: The trainer takes no smaller image.
-_MIN_PIXELS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +73,11 @@ def inspect(path: str, vouched: Vouched | None = None) -> Image:
 
 def _check(stream: io.BufferedReader) -> None:
     """Look at the head of an image."""
-    from PIL import Image as pillow  # noqa: N813, PLC0415 see above
-
     stream.seek(0)
     try:
-        with warnings.catch_warnings():
-            # Aerial photographs are large; Pillow refuses by itself what is twice as large as it warns about.
-            warnings.simplefilter("ignore")
-            with pillow.open(stream, formats=_FORMATS) as image:
-                size = image.size
-                image.verify()
-    except Exception as error:  # noqa: BLE001 Pillow's plugins raise whatever comes on damaged files
-        raise CorruptedError(Reason.IMAGE, f"{type(error).__name__}: {error}"[:200]) from None
-    if min(size) < _MIN_PIXELS:
-        raise CorruptedError(Reason.IMAGE, f"{size[0]} x {size[1]} pixels are too few")
+        pictures.look(stream)
+    except pictures.PictureError as error:
+        raise CorruptedError(Reason.IMAGE, str(error)) from None
 
 
 def _repair(data: bytes) -> bytes:
@@ -119,5 +103,5 @@ def _pixels(data: bytes) -> bytes:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pillow.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with pillow.open(io.BytesIO(data), formats=pictures.FORMATS) as image:
             return hashlib.sha256(image.tobytes()).digest()

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from azaion import files
+from azaion import files, pictures
 from azaion.dataset.errors import Reason
-from azaion.dataset.images import EXTENSIONS
 from azaion.layout import AnnotationFolder, Layout
 
 _LABEL: Final = ".txt"
@@ -84,7 +83,7 @@ def _take_images(
     with os.scandir(source.images) as entries:
         for entry in entries:
             name, extension = os.path.splitext(entry.name)  # noqa: PTH122 a hundred thousand times
-            if extension.lower() not in EXTENSIONS or name.startswith("."):
+            if extension.lower() not in pictures.EXTENSIONS or name.startswith("."):
                 # A dot begins the names of writes that did not end.
                 ignored += not name.startswith(".")
             elif reason := _refusal(entry):

@@ -18,9 +18,9 @@ import photographs
 HERE = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 FOLDER = HERE / "var" / "demo"
-EPOCHS = 14
+EPOCHS = 36
 #: The daemon is killed when this many epochs are done.
-KILL_AFTER = 4
+KILL_AFTER = 8
 LIMIT_S = 300.0
 
 
@@ -113,8 +113,10 @@ def until(condition: Any, what: str, limit_s: float = LIMIT_S) -> Any:
 
 
 def epochs_done(number: int) -> int:
-    progress = ask("show", str(number))["progress"] or {}
-    return max(0, (progress.get("epoch") or 0) - 1)
+    job = ask("show", str(number))
+    if job["state"] not in {"queued", "starting", "running"}:
+        raise DemoError(f"job {number} is {job['state']}: {job['reason']}; see azaionctl logs {number}")
+    return max(0, ((job["progress"] or {}).get("epoch") or 0) - 1)
 
 
 def main() -> None:

@@ -149,7 +149,7 @@ class Server:
                     "waiting": [self._record(job, waits) for job in self._store.jobs([State.QUEUED])],
                 },
                 "gpus": [{"device": device, "job": leases.get(device)} for device in self._runner.machine.devices],
-                "disk": [_disk(path) for path in dict.fromkeys((layout.root, layout.state))],
+                "disk": [_disk(path) for path in _filesystems(layout.root, layout.state)],
                 "models": {"current": _current(layout.current_model)},
             },
         )
@@ -317,6 +317,11 @@ def _read_at(path: Path, position: int) -> bytes:
             return stream.read(_CHUNK)
     except FileNotFoundError:
         return b""
+
+
+def _filesystems(*paths: Path) -> list[Path]:
+    """One path for each filesystem."""
+    return list({path.stat().st_dev: path for path in reversed(paths)}.values())[::-1]
 
 
 def _disk(path: Path) -> dict[str, Any]:

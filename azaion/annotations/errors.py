@@ -1,0 +1,15 @@
+"""The errors of this room."""
+
+from azaion.errors import AzaionError
+
+
+class AnnotationError(AzaionError):
+    """Something about the annotations or their stream that the user can mend."""
+
+
+class BadMessageError(AnnotationError):
+    """A message that cannot be applied; its text is the reason that is kept in quarantine."""
+
+
+class BlockedError(AnnotationError):
+    """The stream and the stored offset do not belong together: going on would lose messages or repeat them."""

@@ -1,0 +1,65 @@
+"""``offset.yaml``: the next message to read. It never passes the last durable file."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from azaion import failpoints, files, yaml_file
+from azaion.annotations.errors import AnnotationError
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in a stream.
+
+    Attributes:
+        incarnation: which stream; one that was made anew under the same name is another one.
+        offset: of the next message to read.
+    """
+
+    incarnation: str
+    offset: int
+
+
+def read(path: Path) -> Position | None:
+    """Where to go on; None if nothing has been read yet.
+
+    Raises:
+        AnnotationError: the file is there and cannot be used.
+    """
+    try:
+        value = yaml_file.read(path)
+    except FileNotFoundError:
+        return None
+    except yaml_file.YamlError as error:
+        raise AnnotationError(_advice(path, str(error))) from None
+    incarnation, offset = value.get("incarnation"), value.get("offset")
+    if not isinstance(incarnation, str) or not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
+        raise AnnotationError(_advice(path, "it needs `incarnation` (text) and `offset` (a number from 0)"))
+    return Position(incarnation, offset)
+
+
+def write(path: Path, position: Position, stream: str) -> None:
+    """Replace the offset, atomically and durably.
+
+    Raises:
+        OSError: on a full disk and the like; the old offset is then untouched.
+    """
+    document = {
+        "stream": stream,
+        "incarnation": position.incarnation,
+        "offset": position.offset,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    failpoints.hit("offset.before")
+    files.replace(path, yaml.safe_dump(document, sort_keys=False).encode())
+    failpoints.hit("offset.after")
+
+
+def _advice(path: Path, problem: str) -> str:
+    return (
+        f"{path} cannot be used: {problem}. Restore it from a backup, or remove it to read the stream again from its "
+        f"beginning, which changes no annotation that is on disk already"
+    )

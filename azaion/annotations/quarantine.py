@@ -1,0 +1,62 @@
+"""Messages that could not be applied: ``quarantine/OFFSET/`` with the raw bytes and the reason, complete or absent."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from azaion import failpoints, files
+from azaion.annotations.spool import Message
+
+_BODY: Final = "message.bin"
+_REASON: Final = "reason.json"
+
+
+class Quarantine:
+    """The folder of messages that could not be applied."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def count(self) -> int:
+        """How many messages are in it."""
+        return sum(not path.name.startswith(files.TEMPORARY_PREFIX) for path in self._folder.iterdir())
+
+    def put(self, message: Message, incarnation: str, reason: str) -> Path:
+        """Keep a message, durably; one that is there already stays as it is.
+
+        Raises:
+            OSError: on a full disk and the like; nothing is kept then, and the offset must not pass it.
+        """
+        target = self._place(message.offset, incarnation)
+        if target.exists():
+            return target
+        temporary = files.temporary_for(target)
+        temporary.mkdir()
+        try:
+            (temporary / _BODY).write_bytes(message.body)
+            told = {
+                "reason": reason,
+                "incarnation": incarnation,
+                "offset": message.offset,
+                "status": message.status,
+                "bytes": len(message.body),
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            (temporary / _REASON).write_text(json.dumps(told, ensure_ascii=False) + "\n", encoding="utf-8")
+            files.fsync_tree(temporary)
+            failpoints.hit("quarantine.written")
+            files.rename(temporary, target)
+        except BaseException:
+            files.remove_tree(temporary)
+            raise
+        return target
+
+    def _place(self, offset: int, incarnation: str) -> Path:
+        """The offset names the folder; where another stream's message has that name, the stream is added."""
+        plain = self._folder / str(offset)
+        try:
+            taken = files.read_json(plain / _REASON)["incarnation"] != incarnation
+        except (OSError, files.FileError, KeyError):
+            taken = False
+        return self._folder / f"{offset}-{incarnation}" if taken else plain

@@ -1,0 +1,159 @@
+"""The embedded stream: an append-only folder with one file a message, numbered from 0, that needs no server.
+
+A message is written under a temporary name, made durable, and then linked to the next free number: a number is given
+once, and a file that has one is whole. Writers may be several processes.
+"""
+
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from azaion import failpoints, files
+from azaion.annotations.errors import AnnotationError, BadMessageError
+from azaion.annotations.message import MAX_MESSAGE_BYTES
+
+_SUFFIX: Final = ".msg"
+_DIGITS: Final = 20
+_INCARNATION: Final = "incarnation"
+#: What surrounds a body in its file.
+_OVERHEAD_BYTES: Final = 4096
+_MAX_FILE_BYTES: Final = MAX_MESSAGE_BYTES + _OVERHEAD_BYTES
+
+
+class _Entry(msgspec.Struct, array_like=True):
+    version: int
+    status: int | str | None
+    body: bytes
+
+
+_decoder: Final = msgspec.msgpack.Decoder(_Entry)
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """What a stream gives: a numbered body with its property, not yet understood.
+
+    Attributes:
+        offset: its number in the stream.
+        status: the property ``AnnotationStatus``.
+        body: the body.
+        problem: why there is no body to speak of; such a message can only be quarantined.
+    """
+
+    offset: int
+    status: int | str | None = None
+    body: bytes = b""
+    problem: str | None = None
+
+
+class Spool:
+    """The folder of one embedded stream."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def incarnation(self) -> str | None:
+        """Which stream this is; None before the first message.
+
+        Raises:
+            AnnotationError: the file that says so is damaged.
+        """
+        path = self._folder / _INCARNATION
+        try:
+            name = files.read_small(path, limit=_OVERHEAD_BYTES).decode("ascii").strip()
+        except FileNotFoundError:
+            return None
+        except (files.FileError, UnicodeDecodeError) as error:
+            raise AnnotationError(f"{path} is damaged: {error}; restore it from a backup") from None
+        if not name.isalnum():
+            raise AnnotationError(f"{path} is damaged: it names no stream; restore it from a backup")
+        return name
+
+    def end(self) -> int:
+        """The number that the next message will get."""
+        highest = -1
+        try:
+            with os.scandir(self._folder) as entries:
+                for entry in entries:
+                    if (number := _number(entry.name)) is not None:
+                        highest = max(highest, number)
+        except FileNotFoundError:
+            return 0
+        return highest + 1
+
+    def has(self, offset: int) -> bool:
+        """Whether there is a message of this number."""
+        return os.path.lexists(self._path(offset))
+
+    def append(self, messages: Iterable[tuple[int | str, bytes]]) -> int:
+        """Add messages (property and body), durably; returns how many. Each is there completely or not at all.
+
+        Raises:
+            BadMessageError: a body is larger than a message may be.
+            OSError: on a full disk and the like; those before it may have been added.
+        """
+        files.make_folder(self._folder)
+        with files.locked(self._folder / ".lock"):
+            self._begin()
+            offset = self.end()
+            count = 0
+            for status, body in messages:
+                if len(body) > MAX_MESSAGE_BYTES:
+                    raise BadMessageError(f"a message has {len(body)} bytes, more than {MAX_MESSAGE_BYTES}")
+                path = self._path(offset + count)
+                temporary = files.write_temporary(path, _encoder.encode((1, status, body)))
+                temporary.rename(path)
+                failpoints.hit("spool.appended")
+                count += 1
+            files.fsync_folder(self._folder)
+            return count
+
+    def read(self, offset: int, *, count: int, size: int) -> list[Message]:
+        """The messages from ``offset`` on: at most ``count``, and no further one once they have ``size`` bytes."""
+        messages: list[Message] = []
+        total = 0
+        while len(messages) < count and total < size:
+            message = self._read(offset + len(messages))
+            if message is None:
+                break
+            messages.append(message)
+            total += len(message.body)
+        return messages
+
+    def _read(self, offset: int) -> Message | None:
+        path = self._path(offset)
+        try:
+            data = files.read_small(path, limit=_MAX_FILE_BYTES)
+        except FileNotFoundError:
+            return None
+        except files.FileError as error:
+            return Message(offset=offset, problem=str(error))
+        try:
+            entry = _decoder.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return Message(offset=offset, body=data, problem=f"{path.name} is damaged: {error}")
+        return Message(offset=offset, status=entry.status, body=entry.body)
+
+    def _begin(self) -> None:
+        for path in self._folder.glob(f"{files.TEMPORARY_PREFIX}*"):
+            # We hold the lock, so whoever wrote it is dead.
+            path.unlink(missing_ok=True)
+        if self.incarnation is None:
+            files.replace(self._folder / _INCARNATION, secrets.token_hex(8).encode() + b"\n")
+
+    def _path(self, offset: int) -> Path:
+        return self._folder / f"{offset:0{_DIGITS}}{_SUFFIX}"
+
+
+def _number(name: str) -> int | None:
+    stem = name.removesuffix(_SUFFIX)
+    return (
+        int(stem) if len(stem) == _DIGITS and name.endswith(_SUFFIX) and stem.isascii() and stem.isdecimal() else None
+    )

@@ -1,0 +1,262 @@
+"""Annotations on disk: applies groups of messages so that each group is durable before its offset is.
+
+A group goes in three steps, each durable before the next: (1) new images and labels are written under temporary names;
+(2) they get their names, and what moves is moved, file by file; (3) the records. A crash between two steps is taken up
+by reading the same messages again: every step finds what was done of it already, or does it again.
+"""
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from azaion import failpoints, files, pictures
+from azaion.annotations import record as records
+from azaion.annotations import rules
+from azaion.annotations.errors import AnnotationError, BadMessageError
+from azaion.annotations.message import Annotation, Bulk, decode
+from azaion.annotations.quarantine import Quarantine
+from azaion.annotations.record import Folder, Record
+from azaion.annotations.rules import Change, Place
+from azaion.annotations.spool import Message
+from azaion.layout import AnnotationFolder, Layout
+
+#: From so many files on, one sync of the filesystem is cheaper than an fsync of each.
+_MANY_FILES: Final = 16
+
+_log = structlog.get_logger("azaion.annotations")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What became of a group of messages."""
+
+    applied: int
+    quarantined: int
+
+
+@dataclass(slots=True)
+class _Entry:
+    """An annotation while a group is worked out: as it lies on disk, and as it will."""
+
+    before: Record | None
+    now: Record | None
+    image: bytes | memoryview | None = None
+    label: str | None = None
+    changed: bool = False
+
+
+class AnnotationStore:
+    """The annotations below one root. One process at a time, which holds ``Layout.tree_lock``."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._folders = {Folder.SEED: layout.seed, Folder.DATA: layout.data, Folder.DELETED: layout.deleted}
+        self.quarantine = Quarantine(layout.quarantine)
+
+    def clean(self) -> None:
+        """Remove what a dead predecessor was writing. Only for the holder of the lock."""
+        folders = [path for folder in self._folders.values() for path in (folder.images, folder.labels)]
+        for folder in (*folders, self._layout.records, self._layout.quarantine, self._layout.root):
+            with os.scandir(folder) as entries:
+                left = [entry for entry in entries if entry.name.startswith(files.TEMPORARY_PREFIX)]
+            for entry in left:
+                if entry.is_dir(follow_symlinks=False):
+                    files.remove_tree(Path(entry.path))
+                else:
+                    Path(entry.path).unlink(missing_ok=True)
+
+    def apply(self, messages: Sequence[Message], incarnation: str) -> Applied:
+        """Apply a group of messages, durably.
+
+        Raises:
+            OSError: on a full disk and the like. Nothing is lost: the same group can be applied again.
+        """
+        entries: dict[str, _Entry] = {}
+        quarantined = 0
+        for message in messages:
+            try:
+                self._take(message, Place(incarnation=incarnation, offset=message.offset), entries)
+            except AnnotationError as error:
+                # Also a damaged record of its name: that must not stop the stream either.
+                quarantined += 1
+                self.quarantine.put(message, incarnation, str(error))
+                _log.warning("quarantined", offset=message.offset, reason=str(error))
+        self._commit([entry for entry in entries.values() if entry.changed])
+        return Applied(applied=len(messages) - quarantined, quarantined=quarantined)
+
+    # Working a group out, in memory.
+
+    def _take(self, message: Message, place: Place, entries: dict[str, _Entry]) -> None:
+        if message.problem is not None:
+            raise BadMessageError(message.problem)
+        event = decode(message.status, message.body)
+        if event.body_status is not None:
+            _log.warning(
+                "the property and the body differ in status; the property counts",
+                offset=message.offset,
+                status=event.status.name,
+                body=str(event.body_status)[:60],
+            )
+        if isinstance(event, Bulk):
+            for name in event.names:
+                entry = self._entry(name, entries)
+                self._change(entry, rules.apply_bulk(event, name, place, entry.now))
+            return
+        _check_image(event)
+        entry = self._entry(event.name, entries)
+        self._change(entry, rules.apply_annotation(event, place, entry.now))
+
+    def _entry(self, name: str, entries: dict[str, _Entry]) -> _Entry:
+        if (entry := entries.get(name)) is None:
+            known = records.read(self._record_path(name)) or self._left_behind(name)
+            entry = entries[name] = _Entry(before=known, now=known)
+        return entry
+
+    def _change(self, entry: _Entry, change: Change | None) -> None:
+        if change is None:
+            return
+        entry.now = change.record
+        entry.changed = True
+        entry.image = entry.image if change.image is None else change.image
+        entry.label = entry.label if change.label is None else change.label
+
+    def _left_behind(self, name: str) -> Record | None:
+        """An annotation that the system before this one filed without a record."""
+        for folder in (Folder.DELETED, Folder.DATA, Folder.SEED):
+            for extension in sorted(pictures.EXTENSIONS):
+                path = self._folders[folder].images / f"{name}{extension}"
+                if path.is_file() and not path.is_symlink():
+                    return Record(
+                        name=name,
+                        folder=folder,
+                        incarnation="",
+                        offset=-1,
+                        status="",
+                        extension=extension,
+                        image_sha256=files.sha256(path),
+                        image_bytes=path.stat().st_size,
+                    )
+        return None
+
+    # Committing it.
+
+    def _commit(self, entries: Sequence[_Entry]) -> None:
+        renames: list[tuple[Path, Path]] = []
+        stale: list[Path] = []
+        try:
+            for entry in entries:
+                self._prepare(entry, renames, stale)
+            _sync([temporary for temporary, _ in renames], self._layout.root)
+            failpoints.hit("store.files.written")
+            touched = {target.parent for _, target in renames}
+            for temporary, target in renames:
+                temporary.replace(target)
+                failpoints.hit("store.file.renamed")
+            for entry in entries:
+                touched |= self._move(entry)
+            for path in stale:
+                path.unlink(missing_ok=True)
+                touched.add(path.parent)
+        except BaseException:
+            for temporary, _ in renames:
+                temporary.unlink(missing_ok=True)
+            raise
+        files.fsync_folders(touched)
+        failpoints.hit("store.files.renamed")
+        self._write_records([entry.now for entry in entries if entry.now is not None])
+        failpoints.hit("store.records.written")
+
+    def _prepare(self, entry: _Entry, renames: list[tuple[Path, Path]], stale: list[Path]) -> None:
+        """Write what is new of an annotation under temporary names."""
+        record = entry.now
+        if record is None:
+            return
+        folder = self._folders[record.folder]
+        if entry.image is not None:
+            target = _image_path(folder, record)
+            renames.append((files.write_temporary(target, entry.image, durable=False), target))
+        if entry.label is not None:
+            target = _label_path(folder, record)
+            renames.append((files.write_temporary(target, entry.label.encode(), durable=False), target))
+        before = entry.before
+        if before is None or not before.has_content:
+            return
+        old = self._folders[before.folder]
+        if entry.image is not None and _image_path(old, before) != _image_path(folder, record):
+            stale.append(_image_path(old, before))
+        if entry.label is not None and old != folder:
+            stale.append(_label_path(old, before))
+
+    def _move(self, entry: _Entry) -> set[Path]:
+        """Move what an annotation keeps to where it belongs now; returns the folders that were touched."""
+        before, record = entry.before, entry.now
+        if before is None or record is None or before.folder is record.folder or not before.has_content:
+            return set()
+        old, new = self._folders[before.folder], self._folders[record.folder]
+        moves = []
+        if entry.image is None:
+            moves.append((_image_path(old, before), _image_path(new, before)))
+        if entry.label is None:
+            moves.append((_label_path(old, before), _label_path(new, before)))
+        touched = set()
+        for source, target in moves:
+            try:
+                source.replace(target)
+            except FileNotFoundError:
+                # A crash came between this and the record: it is there already.
+                if not target.exists():
+                    _log.error("a file is gone", path=str(source))
+                continue
+            failpoints.hit("store.file.moved")
+            touched |= {source.parent, target.parent}
+        return touched
+
+    def _write_records(self, changed: Iterable[Record]) -> None:
+        renames: list[tuple[Path, Path]] = []
+        try:
+            for record in changed:
+                target = self._record_path(record.name)
+                renames.append((files.write_temporary(target, records.encode(record), durable=False), target))
+            _sync([temporary for temporary, _ in renames], self._layout.root)
+            failpoints.hit("store.records.prepared")
+            for temporary, target in renames:
+                temporary.replace(target)
+        except BaseException:
+            for temporary, _ in renames:
+                temporary.unlink(missing_ok=True)
+            raise
+        if renames:
+            files.fsync_folder(self._layout.records)
+
+    def _record_path(self, name: str) -> Path:
+        return self._layout.records / f"{name}.json"
+
+
+def _sync(paths: Sequence[Path], root: Path) -> None:
+    if len(paths) < _MANY_FILES:
+        for path in paths:
+            files.fsync_file(path)
+    else:
+        files.sync_filesystem(root)
+
+
+def _check_image(event: Annotation) -> None:
+    if not event.image:
+        return
+    try:
+        pictures.look(io.BytesIO(event.image))
+    except pictures.PictureError as error:
+        raise BadMessageError(f"the image of {event.name!r} is none: {error}") from None
+
+
+def _image_path(folder: AnnotationFolder, record: Record) -> Path:
+    return folder.images / f"{record.name}{record.extension}"
+
+
+def _label_path(folder: AnnotationFolder, record: Record) -> Path:
+    return folder.labels / f"{record.name}.txt"

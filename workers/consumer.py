@@ -1,0 +1,78 @@
+"""The annotation consumer: ``python -P -m workers.consumer --config FILE [--parent-pipe]``.
+
+SIGTERM, and with ``--parent-pipe`` the end of standard input (its daemon has died), commit what is in hand and end it
+with 0. Ends with 78 if the configuration asks for what it cannot do.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from azaion import config
+from azaion.annotations.consumer import Consumer
+from azaion.annotations.sources import SpoolSource
+from azaion.annotations.spool import Spool
+from azaion.config import Config, ConfigError, Source
+from azaion.errors import AzaionError
+
+EX_CONFIG: Final = 78
+
+_log = structlog.get_logger("azaion.consumer")
+
+
+def main() -> int:
+    """Consume until asked to stop; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m workers.consumer", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the rendered config.yaml")
+    parser.add_argument("--parent-pipe", action="store_true", help="end when standard input does")
+    arguments = parser.parse_args()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        settings = config.load(arguments.config)
+        config.check_root(settings)
+        if settings.daemon.source is not Source.SPOOL:
+            raise ConfigError(
+                "the configuration cannot be used:",
+                [f"AZAION_SOURCE={settings.daemon.source}: this version reads only the source `spool`"],
+            )
+    except (AzaionError, OSError) as error:
+        _log.error("cannot start", reason=str(error))
+        return EX_CONFIG
+    asyncio.run(consume(settings, parent_pipe=arguments.parent_pipe))
+    return 0
+
+
+async def consume(settings: Config, *, parent_pipe: bool) -> None:
+    """Consume until SIGTERM or SIGINT, or until the parent is gone."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if parent_pipe:
+        loop.add_reader(sys.stdin.fileno(), _heed, stop)
+    source = SpoolSource(Spool(settings.layout.spool))
+    await Consumer(settings.layout, source, str(settings.layout.spool), stop).run()
+
+
+def _heed(stop: asyncio.Event) -> None:
+    """Nobody writes into the pipe: it is readable when its other end has closed."""
+    if not os.read(sys.stdin.fileno(), 1):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        stop.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
