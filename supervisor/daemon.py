@@ -131,7 +131,7 @@ async def serve(settings: Config, launcher: Launcher) -> None:
             store=store,
             layout=settings.layout,
             launcher=launcher,
-            machine=machine_of(settings.daemon.gpus),
+            machine=machine_of(settings.daemon.gpu_ids),
             boot_id=processes.boot_id(),
         )
         consumer = consumer_of(settings, store.note)

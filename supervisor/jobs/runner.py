@@ -5,7 +5,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -351,12 +351,9 @@ class Runner:
         }
 
 
-def machine_of(gpus: str, proc: Path = Path("/proc/driver/nvidia/gpus")) -> Machine:
-    """What this machine has, by AZAION_GPUS: ``auto`` counts the driver's GPUs, ``none`` is the CPU slot, else ids."""
-    if gpus == "auto":
-        count = len(list(proc.iterdir())) if proc.is_dir() else 0
-        names = [str(index) for index in range(count)]
-    else:
-        names = [] if gpus == "none" else [name.strip() for name in gpus.split(",")]
-    devices = tuple(f"gpu{name}" for name in names) or (scheduler.CPU,)
+def machine_of(gpu_ids: Sequence[int] | None, proc: Path = Path("/proc/driver/nvidia/gpus")) -> Machine:
+    """What this machine has: these GPUs, or (None) all that the NVIDIA driver shows; without any, the CPU slot."""
+    if gpu_ids is None:
+        gpu_ids = range(len(list(proc.iterdir())) if proc.is_dir() else 0)
+    devices = tuple(f"gpu{number}" for number in gpu_ids) or (scheduler.CPU,)
     return Machine(devices=devices, light=max(2, os.cpu_count() or 1))
