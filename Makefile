@@ -11,13 +11,16 @@ UV := $(VENV)/lock/bin/uv
 TRAIN := $(VENV)/.train
 DEV := $(VENV)/.dev
 
-.PHONY: help demo test test-gpu lint format bench soak lock clean
+.PHONY: help demo picture test test-gpu lint format bench soak lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 demo: $(TRAIN) ## install, then train on real photographs while the daemon is killed
 	$(BIN)/python etc/demo/demo.py
+
+picture: $(TRAIN) ## draw a run of the demo for the README
+	$(BIN)/python etc/demo/demo.py | sed "s#$(CURDIR)/##g" | $(BIN)/python etc/demo/picture.py docs/demo.svg
 
 test: $(DEV) ## install, lint, then run every test that needs no GPU
 	@$(MAKE) --no-print-directory lint

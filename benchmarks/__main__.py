@@ -2,7 +2,7 @@
 
 import argparse
 
-from benchmarks import daemon
+from benchmarks import daemon, training
 from benchmarks.measure import machine
 from supervisor.commands.text import table
 
@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few runs: whether it works, not what it costs")
     arguments = parser.parse_args()
     print(machine())
-    figures = daemon.run(quick=arguments.quick)
+    figures = daemon.run(quick=arguments.quick) + training.run(quick=arguments.quick)
     print(table([["FIGURE", "RUNS", "P50", "P99", "GOAL"], *(figure.row() for figure in figures)]))
 
 
