@@ -37,6 +37,7 @@ class ConsumerState(StrEnum):
     CONSUMING = "consuming"
     RETRYING = "retrying"  # the disk refuses
     BLOCKED = "blocked"  # a person must decide
+    FAILED = "failed"  # a defect of ours
     STOPPED = "stopped"
 
 
@@ -63,6 +64,7 @@ class Consumer:
         self._quarantined = 0
         self._error: str | None = None
         self._recent: deque[tuple[float, int]] = deque()
+        self._began = time.monotonic()
         self._dirty = True
 
     async def run(self) -> None:
@@ -104,8 +106,12 @@ class Consumer:
             self._become(ConsumerState.BLOCKED)
             _log.error("blocked", reason=str(error))
             await self._stop.wait()
+        except Exception as error:
+            self._error = f"{type(error).__name__}: {error}"
+            self._become(ConsumerState.FAILED)
+            raise
 
-    async def _next(self, batches: AsyncGenerator[tuple[str, list[Message]]]) -> tuple[str, list[Message]] | None:
+    async def _next(self, batches: AsyncGenerator[tuple[int, list[Message]]]) -> tuple[int, list[Message]] | None:
         """The next batch; None when asked to stop."""
         coming = asyncio.ensure_future(anext(batches))
         stopping = asyncio.ensure_future(self._stop.wait())
@@ -119,7 +125,7 @@ class Consumer:
                 future.cancel()
             await asyncio.gather(coming, stopping, return_exceptions=True)
 
-    async def _commit(self, incarnation: str, messages: list[Message]) -> bool:
+    async def _commit(self, incarnation: int, messages: list[Message]) -> bool:
         """Commit a group, again and again while the disk refuses; false if asked to stop before it was done."""
         pause = _BACKOFF_S
         while True:
@@ -143,7 +149,7 @@ class Consumer:
             self._dirty = True
             return True
 
-    def _commit_group(self, incarnation: str, messages: list[Message]) -> tuple[int, int]:
+    def _commit_group(self, incarnation: int, messages: list[Message]) -> tuple[int, int]:
         position = Position(incarnation, messages[-1].offset + 1)
         with files.locked(self._layout.commit_lock):
             done = self._store.apply(messages, incarnation)
@@ -184,7 +190,7 @@ class Consumer:
             "incarnation": self._position.incarnation if self._position else None,
             "offset": self._position.offset if self._position else 0,
             "lag": self._lag,
-            "rate": sum(count for _, count in self._recent) / _RATE_S,
+            "rate": sum(count for _, count in self._recent) / max(1.0, min(_RATE_S, now - self._began)),
             "applied": self._applied,
             "quarantined": self._quarantined,
             "last_error": self._error,

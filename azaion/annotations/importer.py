@@ -120,7 +120,8 @@ def _message(image: Path, label: Path, options: Options) -> bytes | Problem:
                 role=options.role,
                 email=options.email,
                 origin=Origin.MANUAL,
-                created=datetime.fromtimestamp(image.stat().st_mtime, UTC),
+                # A label that was mended since makes another annotation of it.
+                created=datetime.fromtimestamp(max(path.stat().st_mtime for path in (image, label)), UTC),
             ),
         )
         decode(int(Status.CREATED), body)

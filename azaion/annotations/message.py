@@ -30,6 +30,10 @@ MAX_MESSAGE_BYTES: Final = 64 << 20
 MAX_NAME_BYTES: Final = 200
 #: Label files have no larger class.
 MAX_CLASS: Final = 999_999
+#: Each name of a bulk message may become a file.
+MAX_NAMES: Final = 100_000
+#: What is only remembered may not be a burden.
+MAX_TEXT: Final = 1024
 
 
 class Status(IntEnum):
@@ -174,10 +178,14 @@ def decode(status: int | str | None, body: bytes) -> Annotation | Bulk:
     Raises:
         BadMessageError: it is not such a message, or says something that cannot be.
     """
-    what = _enumerated(Status, status, STATUS_PROPERTY)
-    if what in {Status.CREATED, Status.EDITED}:
-        return _annotation(what, _read(_annotations, body))
-    return _bulk(what, _read(_bulks, body))
+    try:
+        what = _enumerated(Status, status, STATUS_PROPERTY)
+        if what in {Status.CREATED, Status.EDITED}:
+            return _annotation(what, _read(_annotations, body))
+        return _bulk(what, _read(_bulks, body))
+    except (ArithmeticError, ValueError, RecursionError) as error:
+        # Numbers and dates that Python can read but not reckon with.
+        raise BadMessageError(f"it holds a value beyond all bounds: {type(error).__name__}") from None
 
 
 def encode(annotation: Annotation) -> bytes:
@@ -238,13 +246,13 @@ def _annotation(status: Status, body: _AnnotationBody) -> Annotation:
     return Annotation(
         status=status,
         name=check_name(body.name),
-        media=body.media or "",
+        media=_text(body.media, "originalMediaName"),
         time=body.time,
         extension=_extension(body.extension),
         boxes=_boxes(body.detections),
         image=image,
         role=_enumerated(Role, body.role, "createdRole"),
-        email=body.email or "",
+        email=_text(body.email, "createdEmail"),
         origin=_enumerated(Origin, body.source, "source"),
         created=_utc(body.created),
         body_status=_difference(status, body.status),
@@ -252,13 +260,21 @@ def _annotation(status: Status, body: _AnnotationBody) -> Annotation:
 
 
 def _bulk(status: Status, body: _BulkBody) -> Bulk:
+    if len(body.names) > MAX_NAMES:
+        raise BadMessageError(f"it names {len(body.names)} annotations, more than {MAX_NAMES}")
     return Bulk(
         status=status,
         names=tuple(check_name(name) for name in body.names),
-        email=body.email or "",
+        email=_text(body.email, "createdEmail"),
         created=_utc(body.created),
         body_status=_difference(status, body.status),
     )
+
+
+def _text(value: str | None, field: str) -> str:
+    if value is not None and len(value) > MAX_TEXT:
+        raise BadMessageError(f"{field} has {len(value)} characters, more than {MAX_TEXT}")
+    return value or ""
 
 
 def _enumerated(kind: type[_Number], value: int | str | None, field: str) -> _Number:
@@ -313,7 +329,7 @@ def _box(number: int, detection: Mapping[str, Any]) -> Box:
     if not 0 <= kind <= MAX_CLASS or kind != int(kind):
         raise BadMessageError(f"detection {number}: {kind} is not a class")
     if not (0 <= x <= 1 and 0 <= y <= 1 and 0 < width <= 1 and 0 < height <= 1):
-        raise BadMessageError(f"detection {number} lies outside of the image: {x:g} {y:g} {width:g} {height:g}")
+        raise BadMessageError(f"detection {number} lies outside of the image")
     return Box(int(kind), float(x), float(y), float(width), float(height))
 
 

@@ -15,11 +15,11 @@ class Position:
     """A place in a stream.
 
     Attributes:
-        incarnation: which stream; one that was made anew under the same name is another one.
+        incarnation: which stream; one that was made anew under the same name has a greater one.
         offset: of the next message to read.
     """
 
-    incarnation: str
+    incarnation: int
     offset: int
 
 
@@ -36,8 +36,8 @@ def read(path: Path) -> Position | None:
     except yaml_file.YamlError as error:
         raise AnnotationError(_advice(path, str(error))) from None
     incarnation, offset = value.get("incarnation"), value.get("offset")
-    if not isinstance(incarnation, str) or not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
-        raise AnnotationError(_advice(path, "it needs `incarnation` (text) and `offset` (a number from 0)"))
+    if type(incarnation) is not int or type(offset) is not int or min(incarnation, offset) < 0:
+        raise AnnotationError(_advice(path, "it needs `incarnation` and `offset`, both numbers from 0"))
     return Position(incarnation, offset)
 
 

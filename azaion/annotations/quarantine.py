@@ -22,7 +22,7 @@ class Quarantine:
         """How many messages are in it."""
         return sum(not path.name.startswith(files.TEMPORARY_PREFIX) for path in self._folder.iterdir())
 
-    def put(self, message: Message, incarnation: str, reason: str) -> Path:
+    def put(self, message: Message, incarnation: int, reason: str) -> Path:
         """Keep a message, durably; one that is there already stays as it is.
 
         Raises:
@@ -34,7 +34,7 @@ class Quarantine:
         temporary = files.temporary_for(target)
         temporary.mkdir()
         try:
-            (temporary / _BODY).write_bytes(message.body)
+            _keep(message, temporary / _BODY)
             told = {
                 "reason": reason,
                 "incarnation": incarnation,
@@ -52,11 +52,21 @@ class Quarantine:
             raise
         return target
 
-    def _place(self, offset: int, incarnation: str) -> Path:
+    def _place(self, offset: int, incarnation: int) -> Path:
         """The offset names the folder; where another stream's message has that name, the stream is added."""
         plain = self._folder / str(offset)
         try:
             taken = files.read_json(plain / _REASON)["incarnation"] != incarnation
+        except FileNotFoundError:
+            taken = plain.exists()
         except (OSError, files.FileError, KeyError):
-            taken = False
+            taken = True
         return self._folder / f"{offset}-{incarnation}" if taken else plain
+
+
+def _keep(message: Message, target: Path) -> None:
+    """The raw bytes; those of a file that is too large to be read are not copied."""
+    if message.path is not None and message.path.is_file() and not message.path.is_symlink():
+        files.link_or_copy(str(message.path), str(target))
+    else:
+        target.write_bytes(message.body)

@@ -1,17 +1,28 @@
-"""The record of an annotation: where it came from, where it is, and the last event that was applied to it."""
+"""The record of an annotation: where it came from, where it is, and which events made it so."""
 
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from azaion import files
 from azaion.annotations.errors import AnnotationError
 
-#: Ours have a few hundred.
+#: Ours have less than a thousand.
 _MAX_BYTES: Final = 1 << 20
+
+
+class Place(NamedTuple):
+    """Where an event stands: its stream, then its offset. Streams made later, and offsets further on, are greater."""
+
+    incarnation: int
+    offset: int
+
+
+#: Before every event: what the system before this one has left.
+LEFT_BEHIND: Final = Place(-1, -1)
 
 
 class Folder(StrEnum):
@@ -25,20 +36,35 @@ class Folder(StrEnum):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of an annotation.
 
+    For each thing that an event can do there is the place of the last event that did it, so that events may come again,
+    or late, and still end in the same.
+
     Attributes:
         name: of the annotation, and of its files.
-        folder: where its files lie; for a name that only a bulk event has told of, where they will.
+        folder: where its files lie, or would, if there were any.
         incarnation: the stream of the last event.
-        offset: of the last event.
-        image_sha256: of the stored image; None as long as there is no content.
-        created_sha256: of the image that it was created with, by which a repeated creation is known.
+        offset: the offset of the last event.
+        status: what the last event was.
+        created_at: the creation that counts.
+        trusted: whether a validator created it.
+        promoted_at: the last validation, or edit by a validator.
+        deleted_at: the last deletion.
+        image_at: which event the image is from; None as long as there is no image, and so no file at all.
+        label_at: which event the label is from.
+        created_sha256: of the image that it was created with; with ``created`` it tells a repeated creation.
     """
 
     name: str
-    folder: Folder
-    incarnation: str
-    offset: int
-    status: str
+    folder: Folder = Folder.SEED
+    incarnation: int = -1
+    offset: int = -1
+    status: str = ""
+    created_at: Place | None = None
+    trusted: bool = False
+    promoted_at: Place | None = None
+    deleted_at: Place | None = None
+    image_at: Place | None = None
+    label_at: Place | None = None
     extension: str | None = None
     media: str = ""
     time: int = 0
@@ -49,11 +75,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     image_sha256: str | None = None
     image_bytes: int | None = None
     created_sha256: str | None = None
-
-    @property
-    def has_content(self) -> bool:
-        """Whether there are files, and not just a bulk event that told of them."""
-        return self.image_sha256 is not None
 
 
 _decoder: Final = msgspec.json.Decoder(Record)

@@ -9,31 +9,22 @@ validated  moves from seed to data                the same
 deleted    moves to ``deleted``                   the same
 =========  =====================================  ==============================================
 
-An event is applied only if its stream and offset are later than those of the record, so that replaying any part of the
-stream ends in the same tree. One exception: content that arrives late (out of quarantine) for a name of which only a
-bulk event has told is taken, and goes where that event says; a deleted name is never resurrected by it.
+What is deleted stays so, whatever edit or validation follows, until it is created again.
+
+The folder is not moved step by step but derived from the places of the events that count, and so are image and label:
+the latest wins. Events may therefore come again, or late (out of quarantine), and the end is the same.
 """
 
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 
-from azaion.annotations.errors import BadMessageError
 from azaion.annotations.message import Annotation, Bulk, Status
-from azaion.annotations.record import Folder, Record
+from azaion.annotations.record import Folder, Place, Record
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """An event's place in its stream."""
-
-    incarnation: str
-    offset: int
-
-    def follows(self, record: Record) -> bool:
-        """Whether an event here is later than the last one of ``record``. Another stream was chosen by a person."""
-        return record.incarnation != self.incarnation or self.offset > record.offset
+_NEVER: Final = Place(-2, -2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,94 +35,84 @@ class Change:
         record: as it will be.
         image: the new image; None keeps the stored one.
         label: the new label; None keeps the stored one.
+        problem: why the event cannot be applied as a whole.
     """
 
     record: Record
     image: bytes | memoryview | None = None
     label: str | None = None
+    problem: str | None = None
 
 
-def apply_annotation(event: Annotation, place: Place, known: Record | None) -> Change | None:
-    """What a creation or an edit does; None if nothing.
-
-    Raises:
-        BadMessageError: it is an edit without an image, and none is stored.
-    """
-    late = known is not None and not place.follows(known)
-    if late and known is not None and known.has_content:
-        return None
-    stored = known is not None and known.has_content
-    if not event.image and not stored:
-        raise BadMessageError(f"{event.name!r} was edited without an image, and none is stored")
+def apply_annotation(event: Annotation, place: Place, known: Record | None) -> Change:
+    """What a creation or an edit does."""
+    record = known or Record(name=event.name)
     digest = sha256(event.image).hexdigest() if event.image else None
-    if stored and known is not None and event.status is Status.CREATED and _repeated(event, digest, known):
-        return None
-    base = known or Record(
-        name=event.name,
-        folder=Folder.SEED,
-        incarnation=place.incarnation,
-        offset=place.offset,
-        status=event.status.name,
-    )
-    record = msgspec.structs.replace(
-        base,
-        folder=_folder(event, known, late=late),
-        media=event.media or base.media,
-        time=event.time,
-        role=int(event.role),
-        email=event.email,
-        source=int(event.origin),
-        created=event.created if event.status is Status.CREATED or base.created is None else base.created,
-    )
-    if not late:
-        record = msgspec.structs.replace(
-            record, incarnation=place.incarnation, offset=place.offset, status=event.status.name
+    if event.status is Status.CREATED:
+        if record.created_sha256 == digest and record.created == event.created:
+            # The platform's outbox may deliver twice: the earlier one counts, and nothing else of the later.
+            return _settled(replace(record, created_at=min(place, record.created_at or place)))
+        if place > (record.created_at or _NEVER):
+            record = replace(
+                record,
+                created_at=place,
+                created=event.created,
+                created_sha256=digest,
+                trusted=event.role.validates,
+            )
+    elif event.role.validates:
+        record = replace(record, promoted_at=max(place, record.promoted_at or _NEVER))
+    record = _noted(record, event.status, place)
+    if digest is None and record.image_at is None:
+        # What it says of the folder counts all the same: read again after its image has come, it must end the same.
+        return _settled(record, problem=f"{event.name!r} was edited without an image, and none is stored")
+    image, label = None, None
+    if digest is not None and place > (record.image_at or _NEVER):
+        image = event.image
+        record = replace(
+            record, image_at=place, extension=event.extension, image_sha256=digest, image_bytes=len(event.image)
         )
-    if digest is not None:
-        record = msgspec.structs.replace(
+    if place > (record.label_at or _NEVER):
+        label = "".join(box.label for box in event.boxes)
+        record = replace(
             record,
-            extension=event.extension,
-            image_sha256=digest,
-            image_bytes=len(event.image),
-            created_sha256=digest if event.status is Status.CREATED else base.created_sha256,
+            label_at=place,
+            media=event.media or record.media,
+            time=event.time,
+            role=int(event.role),
+            email=event.email,
+            source=int(event.origin),
         )
-    label = "".join(box.label for box in event.boxes)
-    return Change(record=record, image=event.image if digest is not None else None, label=label)
+    return _settled(record, image=image, label=label)
 
 
-def apply_bulk(event: Bulk, name: str, place: Place, known: Record | None) -> Change | None:
-    """What a validation or a deletion does to one name; None if nothing."""
-    if known is not None and not place.follows(known):
-        return None
-    target = Folder.DELETED if event.status is Status.DELETED else Folder.DATA
-    if known is None:
-        # Nothing of it is here yet, or it was left by the system before this one: the move finds out.
-        record = Record(
-            name=name, folder=target, incarnation=place.incarnation, offset=place.offset, status=event.status.name
-        )
-        return Change(record=record)
-    return Change(
-        record=msgspec.structs.replace(
-            known,
-            folder=Folder.DELETED if known.folder is Folder.DELETED else target,
-            incarnation=place.incarnation,
-            offset=place.offset,
-            status=event.status.name,
-        ),
-    )
+def apply_bulk(event: Bulk, name: str, place: Place, known: Record | None) -> Change:
+    """What a validation or a deletion does to one name; one that is not known yet is remembered."""
+    record = known or Record(name=name)
+    if event.status is Status.DELETED:
+        record = replace(record, deleted_at=max(place, record.deleted_at or _NEVER))
+    else:
+        record = replace(record, promoted_at=max(place, record.promoted_at or _NEVER))
+    return _settled(_noted(record, event.status, place))
 
 
-def _folder(event: Annotation, known: Record | None, *, late: bool) -> Folder:
-    if known is not None and late:
-        return known.folder
-    by_role = Folder.DATA if event.role.validates else Folder.SEED
-    if known is None or event.status is Status.CREATED:
-        return by_role
-    if known.folder is Folder.DELETED:
+def folder_of(record: Record) -> Folder:
+    """Where an annotation belongs."""
+    birth = record.created_at or _NEVER
+    if (record.deleted_at or _NEVER) > birth:
         return Folder.DELETED
-    return Folder.DATA if event.role.validates else known.folder
+    if (record.promoted_at or _NEVER) > birth or record.trusted:
+        return Folder.DATA
+    return Folder.SEED
 
 
-def _repeated(event: Annotation, digest: str | None, known: Record) -> bool:
-    """The platform's outbox may deliver a creation twice."""
-    return digest == known.created_sha256 and event.created == known.created
+def _noted(record: Record, status: Status, place: Place) -> Record:
+    if place <= (record.incarnation, record.offset):
+        return record
+    return replace(record, incarnation=place.incarnation, offset=place.offset, status=status.name)
+
+
+def _settled(
+    record: Record, *, image: bytes | memoryview | None = None, label: str | None = None, problem: str | None = None
+) -> Change:
+    return Change(record=replace(record, folder=folder_of(record)), image=image, label=label, problem=problem)

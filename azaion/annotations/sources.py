@@ -18,7 +18,7 @@ _LOOK_S: Final = 0.1
 class Source(Protocol):
     """A stream of messages."""
 
-    def batches(self, position: Position | None) -> AsyncGenerator[tuple[str, list[Message]]]:
+    def batches(self, position: Position | None) -> AsyncGenerator[tuple[int, list[Message]]]:
         """Messages from ``position`` on (None: from the beginning), in order, with their stream's incarnation.
 
         It waits for more without end, and takes no more from the stream than one batch ahead.
@@ -39,7 +39,7 @@ class SpoolSource:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
 
-    async def batches(self, position: Position | None) -> AsyncGenerator[tuple[str, list[Message]]]:
+    async def batches(self, position: Position | None) -> AsyncGenerator[tuple[int, list[Message]]]:
         """See `Source`."""
         spool = self._spool
         while (incarnation := spool.incarnation) is None:
@@ -65,6 +65,7 @@ class SpoolSource:
         while True:
             found = await asyncio.to_thread(spool.read, offset, count=GROUP_COUNT, size=GROUP_BYTES)
             if found:
+                await asyncio.to_thread(spool.settle)
                 yield incarnation, found
                 offset = found[-1].offset + 1
                 continue

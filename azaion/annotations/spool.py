@@ -1,11 +1,11 @@
 """The embedded stream: an append-only folder with one file a message, numbered from 0, that needs no server.
 
-A message is written under a temporary name, made durable, and then linked to the next free number: a number is given
-once, and a file that has one is whole. Writers may be several processes.
+A message is written under a temporary name, made durable, and then renamed to the next free number, under a lock: a
+number is given once, and a file that has one is whole. Writers may be several processes.
 """
 
 import os
-import secrets
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +44,14 @@ class Message:
         status: the property ``AnnotationStatus``.
         body: the body.
         problem: why there is no body to speak of; such a message can only be quarantined.
+        path: the file that is the problem.
     """
 
     offset: int
     status: int | str | None = None
     body: bytes = b""
     problem: str | None = None
+    path: Path | None = None
 
 
 class Spool:
@@ -57,36 +59,39 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._end: int | None = None
 
     @property
-    def incarnation(self) -> str | None:
-        """Which stream this is; None before the first message.
+    def incarnation(self) -> int | None:
+        """Which stream this is: when it was made, in microseconds. None before the first message.
 
         Raises:
             AnnotationError: the file that says so is damaged.
         """
         path = self._folder / _INCARNATION
         try:
-            name = files.read_small(path, limit=_OVERHEAD_BYTES).decode("ascii").strip()
+            return int(files.read_small(path, limit=_OVERHEAD_BYTES))
         except FileNotFoundError:
             return None
-        except (files.FileError, UnicodeDecodeError) as error:
+        except (files.FileError, ValueError) as error:
             raise AnnotationError(f"{path} is damaged: {error}; restore it from a backup") from None
-        if not name.isalnum():
-            raise AnnotationError(f"{path} is damaged: it names no stream; restore it from a backup")
-        return name
 
     def end(self) -> int:
-        """The number that the next message will get."""
-        highest = -1
-        try:
-            with os.scandir(self._folder) as entries:
-                for entry in entries:
-                    if (number := _number(entry.name)) is not None:
-                        highest = max(highest, number)
-        except FileNotFoundError:
-            return 0
-        return highest + 1
+        """The number that the next message will get. The folder is listed once; then it is only looked ahead."""
+        if self._end is None:
+            try:
+                with os.scandir(self._folder) as entries:
+                    numbers = [number for entry in entries if (number := _number(entry.name)) is not None]
+            except FileNotFoundError:
+                return 0
+            self._end = max(numbers, default=-1) + 1
+        while self.has(self._end):
+            self._end += 1
+        return self._end
+
+    def settle(self) -> None:
+        """Make the names of the messages durable: a reader must not go past one that a power loss could take back."""
+        files.fsync_folder(self._folder)
 
     def has(self, offset: int) -> bool:
         """Whether there is a message of this number."""
@@ -134,7 +139,7 @@ class Spool:
         except FileNotFoundError:
             return None
         except files.FileError as error:
-            return Message(offset=offset, problem=str(error))
+            return Message(offset=offset, problem=str(error), path=path)
         try:
             entry = _decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -146,7 +151,7 @@ class Spool:
             # We hold the lock, so whoever wrote it is dead.
             path.unlink(missing_ok=True)
         if self.incarnation is None:
-            files.replace(self._folder / _INCARNATION, secrets.token_hex(8).encode() + b"\n")
+            files.replace(self._folder / _INCARNATION, b"%d\n" % (time.time_ns() // 1000))
 
     def _path(self, offset: int) -> Path:
         return self._folder / f"{offset:0{_DIGITS}}{_SUFFIX}"

@@ -1,13 +1,15 @@
 """Annotations on disk: applies groups of messages so that each group is durable before its offset is.
 
 A group goes in three steps, each durable before the next: (1) new images and labels are written under temporary names;
-(2) they get their names, and what moves is moved, file by file; (3) the records. A crash between two steps is taken up
-by reading the same messages again: every step finds what was done of it already, or does it again.
+(2) they get their names, what is kept goes where it belongs, and every other copy goes; (3) the records. A crash
+between two steps is taken up by reading the same messages again: every step finds what was done of it already, wherever
+that is, or does it again.
 """
 
 import io
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,10 +22,10 @@ from azaion.annotations import rules
 from azaion.annotations.errors import AnnotationError, BadMessageError
 from azaion.annotations.message import Annotation, Bulk, decode
 from azaion.annotations.quarantine import Quarantine
-from azaion.annotations.record import Folder, Record
-from azaion.annotations.rules import Change, Place
+from azaion.annotations.record import LEFT_BEHIND, Folder, Place, Record
+from azaion.annotations.rules import Change
 from azaion.annotations.spool import Message
-from azaion.layout import AnnotationFolder, Layout
+from azaion.layout import Layout
 
 #: From so many files on, one sync of the filesystem is cheaper than an fsync of each.
 _MANY_FILES: Final = 16
@@ -47,7 +49,11 @@ class _Entry:
     now: Record | None
     image: bytes | memoryview | None = None
     label: str | None = None
-    changed: bool = False
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to do."""
+        return self.now != self.before
 
 
 class AnnotationStore:
@@ -70,7 +76,7 @@ class AnnotationStore:
                 else:
                     Path(entry.path).unlink(missing_ok=True)
 
-    def apply(self, messages: Sequence[Message], incarnation: str) -> Applied:
+    def apply(self, messages: Sequence[Message], incarnation: int) -> Applied:
         """Apply a group of messages, durably.
 
         Raises:
@@ -80,7 +86,7 @@ class AnnotationStore:
         quarantined = 0
         for message in messages:
             try:
-                self._take(message, Place(incarnation=incarnation, offset=message.offset), entries)
+                self._take(message, Place(incarnation, message.offset), entries)
             except AnnotationError as error:
                 # Also a damaged record of its name: that must not stop the stream either.
                 quarantined += 1
@@ -103,13 +109,16 @@ class AnnotationStore:
                 body=str(event.body_status)[:60],
             )
         if isinstance(event, Bulk):
-            for name in event.names:
-                entry = self._entry(name, entries)
+            # All are looked up before the first is changed: a damaged record refuses the event as a whole.
+            for name, entry in [(name, self._entry(name, entries)) for name in event.names]:
                 self._change(entry, rules.apply_bulk(event, name, place, entry.now))
             return
         _check_image(event)
         entry = self._entry(event.name, entries)
-        self._change(entry, rules.apply_annotation(event, place, entry.now))
+        change = rules.apply_annotation(event, place, entry.now)
+        self._change(entry, change)
+        if change.problem is not None:
+            raise BadMessageError(change.problem)
 
     def _entry(self, name: str, entries: dict[str, _Entry]) -> _Entry:
         if (entry := entries.get(name)) is None:
@@ -117,11 +126,8 @@ class AnnotationStore:
             entry = entries[name] = _Entry(before=known, now=known)
         return entry
 
-    def _change(self, entry: _Entry, change: Change | None) -> None:
-        if change is None:
-            return
+    def _change(self, entry: _Entry, change: Change) -> None:
         entry.now = change.record
-        entry.changed = True
         entry.image = entry.image if change.image is None else change.image
         entry.label = entry.label if change.label is None else change.label
 
@@ -134,9 +140,11 @@ class AnnotationStore:
                     return Record(
                         name=name,
                         folder=folder,
-                        incarnation="",
-                        offset=-1,
-                        status="",
+                        created_at=LEFT_BEHIND,
+                        trusted=folder is Folder.DATA,
+                        deleted_at=Place(LEFT_BEHIND.incarnation, 0) if folder is Folder.DELETED else None,
+                        image_at=LEFT_BEHIND,
+                        label_at=LEFT_BEHIND,
                         extension=extension,
                         image_sha256=files.sha256(path),
                         image_bytes=path.stat().st_size,
@@ -147,73 +155,73 @@ class AnnotationStore:
 
     def _commit(self, entries: Sequence[_Entry]) -> None:
         renames: list[tuple[Path, Path]] = []
-        stale: list[Path] = []
         try:
             for entry in entries:
-                self._prepare(entry, renames, stale)
+                renames += self._prepare(entry)
             _sync([temporary for temporary, _ in renames], self._layout.root)
             failpoints.hit("store.files.written")
-            touched = {target.parent for _, target in renames}
             for temporary, target in renames:
                 temporary.replace(target)
                 failpoints.hit("store.file.renamed")
-            for entry in entries:
-                touched |= self._move(entry)
-            for path in stale:
-                path.unlink(missing_ok=True)
-                touched.add(path.parent)
         except BaseException:
             for temporary, _ in renames:
                 temporary.unlink(missing_ok=True)
             raise
+        touched = {target.parent for _, target in renames}
+        for entry in entries:
+            touched |= self._settle(entry)
         files.fsync_folders(touched)
-        failpoints.hit("store.files.renamed")
+        failpoints.hit("store.files.settled")
         self._write_records([entry.now for entry in entries if entry.now is not None])
         failpoints.hit("store.records.written")
 
-    def _prepare(self, entry: _Entry, renames: list[tuple[Path, Path]], stale: list[Path]) -> None:
+    def _prepare(self, entry: _Entry) -> list[tuple[Path, Path]]:
         """Write what is new of an annotation under temporary names."""
         record = entry.now
         if record is None:
-            return
+            return []
         folder = self._folders[record.folder]
+        new = []
         if entry.image is not None:
-            target = _image_path(folder, record)
-            renames.append((files.write_temporary(target, entry.image, durable=False), target))
+            new.append((entry.image, folder.images / f"{record.name}{record.extension}"))
         if entry.label is not None:
-            target = _label_path(folder, record)
-            renames.append((files.write_temporary(target, entry.label.encode(), durable=False), target))
-        before = entry.before
-        if before is None or not before.has_content:
-            return
-        old = self._folders[before.folder]
-        if entry.image is not None and _image_path(old, before) != _image_path(folder, record):
-            stale.append(_image_path(old, before))
-        if entry.label is not None and old != folder:
-            stale.append(_label_path(old, before))
+            new.append((entry.label.encode(), folder.labels / f"{record.name}.txt"))
+        return [(files.write_temporary(target, data, durable=False), target) for data, target in new]
 
-    def _move(self, entry: _Entry) -> set[Path]:
-        """Move what an annotation keeps to where it belongs now; returns the folders that were touched."""
+    def _settle(self, entry: _Entry) -> set[Path]:
+        """Bring what an annotation keeps to where it belongs, and leave no other copy; returns the folders touched."""
         before, record = entry.before, entry.now
-        if before is None or record is None or before.folder is record.folder or not before.has_content:
+        if record is None or record.image_at is None:
             return set()
-        old, new = self._folders[before.folder], self._folders[record.folder]
-        moves = []
-        if entry.image is None:
-            moves.append((_image_path(old, before), _image_path(new, before)))
-        if entry.label is None:
-            moves.append((_label_path(old, before), _label_path(new, before)))
-        touched = set()
-        for source, target in moves:
-            try:
-                source.replace(target)
-            except FileNotFoundError:
-                # A crash came between this and the record: it is there already.
-                if not target.exists():
-                    _log.error("a file is gone", path=str(source))
-                continue
-            failpoints.hit("store.file.moved")
-            touched |= {source.parent, target.parent}
+        extensions = {record.extension} | ({before.extension} if before is not None else set())
+        touched: set[Path] = set()
+        for name, kept in (
+            *((f"{record.name}{extension}", extension == record.extension) for extension in extensions),
+            (f"{record.name}.txt", True),
+        ):
+            is_label = name.endswith(".txt")
+            new = entry.label is not None if is_label else entry.image is not None
+            places = {
+                folder: (files_of.labels if is_label else files_of.images) / name
+                for folder, files_of in self._folders.items()
+            }
+            target = places.pop(record.folder)
+            if not kept:
+                places[record.folder] = target
+            elif not new and not target.exists():
+                # It is where the record says; or, after a crash, where a later event of the same group had put it.
+                first = [places[before.folder]] if before is not None and before.folder in places else []
+                source = next((path for path in (*first, *places.values()) if path.exists()), None)
+                if source is None:
+                    _log.warning("a file is gone", path=str(target))
+                else:
+                    source.replace(target)
+                    failpoints.hit("store.file.moved")
+                    touched |= {source.parent, target.parent}
+            for path in places.values():
+                with suppress(FileNotFoundError):
+                    path.unlink()
+                    touched.add(path.parent)
         return touched
 
     def _write_records(self, changed: Iterable[Record]) -> None:
@@ -252,11 +260,3 @@ def _check_image(event: Annotation) -> None:
         pictures.look(io.BytesIO(event.image))
     except pictures.PictureError as error:
         raise BadMessageError(f"the image of {event.name!r} is none: {error}") from None
-
-
-def _image_path(folder: AnnotationFolder, record: Record) -> Path:
-    return folder.images / f"{record.name}{record.extension}"
-
-
-def _label_path(folder: AnnotationFolder, record: Record) -> Path:
-    return folder.labels / f"{record.name}.txt"
