@@ -4,8 +4,8 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, aclosing
 from enum import StrEnum
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from azaion.layout import Layout
 #: Over how long the rate is counted.
 _RATE_S: Final = 60.0
 _TELL_S: Final = 1.0
+_LOCK_S: Final = 0.1
 _BACKOFF_S: Final = 0.5
 _BACKOFF_CAP_S: Final = 30.0
 
@@ -69,8 +70,8 @@ class Consumer:
 
     async def run(self) -> None:
         """Consume until asked to stop."""
-        async with self._alone() as alone:
-            if alone:
+        with ExitStack() as held:
+            if await self._alone(held):
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._tell_regularly())
                     await self._consume()
@@ -78,18 +79,17 @@ class Consumer:
 
     # Consuming.
 
-    @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[bool]:
-        """Hold the tree's lock; a predecessor that is just ending is waited for. False if asked to stop meanwhile."""
+    async def _alone(self, held: ExitStack) -> bool:
+        """Take the tree's lock; a predecessor that is just ending is waited for. False if asked to stop meanwhile."""
         while not self._stop.is_set():
             try:
-                with files.locked(self._layout.tree_lock, wait=False):
-                    yield True
-                    return
+                held.enter_context(files.locked(self._layout.tree_lock, wait=False))
             except BlockingIOError:
                 self._become(ConsumerState.WAITING_FOR_LOCK)
-                await self._pause(0.1)
-        yield False
+                await self._pause(_LOCK_S)
+            else:
+                return True
+        return False
 
     async def _consume(self) -> None:
         try:
@@ -131,6 +131,12 @@ class Consumer:
         while True:
             try:
                 done = await asyncio.to_thread(self._commit_group, incarnation, messages)
+            except BlockingIOError:
+                # A dataset is being taken. Who asks us to stop meanwhile does not wait for its end.
+                await self._pause(_LOCK_S)
+                if self._stop.is_set():
+                    return False
+                continue
             except OSError as error:
                 self._error = f"{error}; trying again"
                 self._become(ConsumerState.RETRYING)
@@ -151,7 +157,7 @@ class Consumer:
 
     def _commit_group(self, incarnation: int, messages: list[Message]) -> tuple[int, int]:
         position = Position(incarnation, messages[-1].offset + 1)
-        with files.locked(self._layout.commit_lock):
+        with files.locked(self._layout.commit_lock, wait=False):
             done = self._store.apply(messages, incarnation)
             offsets.write(self._layout.offset, position, self._name)
         self._position = position
@@ -173,7 +179,8 @@ class Consumer:
 
     async def _tell_regularly(self) -> None:
         while not self._stop.is_set():
-            if self._dirty and self._position is not None:
+            # The rate of the last minute goes down though nothing comes.
+            if (self._dirty or self._recent) and self._position is not None:
                 self._dirty = False
                 self._lag = await self._source.lag(self._position.offset)
                 self._tell()

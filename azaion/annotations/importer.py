@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,9 +79,8 @@ def import_folder(
     problems: list[Problem] = []
     sent = 0
     for number in range(0, len(images), _GROUP):
-        group = [_message(image, labels / f"{image.stem}.txt", options) for image in images[number : number + _GROUP]]
-        problems += [made for made in group if isinstance(made, Problem)]
-        sent += spool.append((int(Status.CREATED), made) for made in group if isinstance(made, bytes))
+        group = images[number : number + _GROUP]
+        sent += spool.append(_messages(group, labels, options, problems))
         if progress is not None:
             progress(min(number + _GROUP, len(images)), len(images))
     return Imported(sent=sent, problems=tuple(problems))
@@ -99,6 +98,18 @@ def _places(folder: Path) -> tuple[list[Path], Path]:
 
 def _images(folder: Path) -> Iterator[Path]:
     return (path for path in folder.iterdir() if path.suffix.lower() in pictures.EXTENSIONS)
+
+
+def _messages(
+    images: Iterable[Path], labels: Path, options: Options, problems: list[Problem]
+) -> Iterator[tuple[int, bytes]]:
+    """One after the other: a group of them may be larger than memory."""
+    for image in images:
+        made = _message(image, labels / f"{image.stem}.txt", options)
+        if isinstance(made, Problem):
+            problems.append(made)
+        else:
+            yield int(Status.CREATED), made
 
 
 def _message(image: Path, label: Path, options: Options) -> bytes | Problem:
@@ -125,7 +136,8 @@ def _message(image: Path, label: Path, options: Options) -> bytes | Problem:
             ),
         )
         decode(int(Status.CREATED), body)
-    except (OSError, files.FileError, pictures.PictureError, BadMessageError) as error:
+    except (OSError, OverflowError, ValueError, files.FileError, pictures.PictureError, BadMessageError) as error:
+        # OverflowError and ValueError: its date is beyond every calendar.
         return Problem(path=image, reason=str(error))
     return body
 

@@ -34,6 +34,8 @@ MAX_CLASS: Final = 999_999
 MAX_NAMES: Final = 100_000
 #: What is only remembered may not be a burden.
 MAX_TEXT: Final = 1024
+#: Thousands of boxes. Read, a list of empty detections takes a hundred times the room of its text.
+MAX_DETECTIONS_BYTES: Final = 1 << 20
 
 
 class Status(IntEnum):
@@ -304,6 +306,8 @@ def _extension(text: str) -> str:
 
 
 def _boxes(text: str) -> tuple[Box, ...]:
+    if len(text) > MAX_DETECTIONS_BYTES:
+        raise BadMessageError(f"the detections have {len(text)} characters, more than {MAX_DETECTIONS_BYTES}")
     try:
         found = _detections.decode(text)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:

@@ -43,7 +43,10 @@ class Quarantine:
                 "bytes": len(message.body),
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
             }
-            (temporary / _REASON).write_text(json.dumps(told, ensure_ascii=False) + "\n", encoding="utf-8")
+            # A path that is no text is named all the same: its escapes are those of JSON.
+            (temporary / _REASON).write_text(
+                json.dumps(told, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
+            )
             files.fsync_tree(temporary)
             failpoints.hit("quarantine.written")
             files.rename(temporary, target)

@@ -9,6 +9,7 @@ import msgspec
 
 from azaion import files
 from azaion.annotations.errors import AnnotationError
+from azaion.pictures import EXTENSIONS
 
 #: Ours have less than a thousand.
 _MAX_BYTES: Final = 1 << 20
@@ -88,7 +89,10 @@ def read(path: Path) -> Record | None:
         AnnotationError: it is there and damaged.
     """
     try:
-        return _decoder.decode(files.read_small(path, limit=_MAX_BYTES))
+        record = _decoder.decode(files.read_small(path, limit=_MAX_BYTES))
+        if record.name != path.stem or (record.image_at is not None and record.extension not in EXTENSIONS):
+            # Both become paths.
+            raise files.FileError("its name or its extension is another's")  # noqa: TRY301 - the same advice
     except FileNotFoundError:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, files.FileError) as error:
@@ -96,6 +100,7 @@ def read(path: Path) -> Record | None:
             f"the record {path} is damaged: {error}. Restore it from a backup, or remove it: the next event of its "
             f"annotation makes a new one",
         ) from None
+    return record
 
 
 def encode(record: Record) -> bytes:

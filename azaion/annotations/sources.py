@@ -42,7 +42,32 @@ class SpoolSource:
     async def batches(self, position: Position | None) -> AsyncGenerator[tuple[int, list[Message]]]:
         """See `Source`."""
         spool = self._spool
-        while (incarnation := spool.incarnation) is None:
+        incarnation = await self._incarnation(position)
+        offset = position.offset if position is not None else 0
+        end = await asyncio.to_thread(spool.end)
+        if offset < end and not spool.has(offset):
+            raise BlockedError(f"message {offset} of the spool is missing, but there are later ones up to {end - 1}")
+        if offset > end:
+            raise BlockedError(
+                f"offset {offset} is stored, but the spool ends at {end}: messages are missing; restore the spool",
+            )
+        while True:
+            found = await asyncio.to_thread(spool.read, offset, count=GROUP_COUNT, size=GROUP_BYTES)
+            if not found:
+                await self._wait(offset)
+                continue
+            await asyncio.to_thread(spool.settle)
+            if spool.incarnation != incarnation:
+                raise BlockedError(
+                    f"the spool has become another stream ({spool.incarnation}) than the one that was read "
+                    f"({incarnation}): restore the old spool, or remove offset.yaml to read the new one",
+                )
+            yield incarnation, found
+            offset = found[-1].offset + 1
+
+    async def _incarnation(self, position: Position | None) -> int:
+        """Which stream it is, once it is one."""
+        while (incarnation := self._spool.incarnation) is None:
             if position is not None:
                 raise BlockedError(
                     f"offset {position.offset} of stream {position.incarnation} is stored, but the spool is empty: "
@@ -54,27 +79,16 @@ class SpoolSource:
                 f"the spool is another stream ({incarnation}) than the one whose offset {position.offset} is stored "
                 f"({position.incarnation}): restore the old spool, or remove offset.yaml to read the new one",
             )
-        offset = position.offset if position is not None else 0
-        end = await asyncio.to_thread(spool.end)
-        if offset < end and not spool.has(offset):
-            raise BlockedError(f"message {offset} of the spool is missing, but there are later ones up to {end - 1}")
-        if offset > end:
-            raise BlockedError(
-                f"offset {offset} is stored, but the spool ends at {end}: messages are missing; restore the spool",
-            )
-        while True:
-            found = await asyncio.to_thread(spool.read, offset, count=GROUP_COUNT, size=GROUP_BYTES)
-            if found:
-                await asyncio.to_thread(spool.settle)
-                yield incarnation, found
-                offset = found[-1].offset + 1
-                continue
-            while not spool.has(offset):
-                if spool.has(offset + 1):
-                    raise BlockedError(
-                        f"message {offset} of the spool is missing, but there are later ones: restore it"
-                    )
-                await asyncio.sleep(_LOOK_S)
+        return incarnation
+
+    async def _wait(self, offset: int) -> None:
+        """Wait for a message."""
+        spool = self._spool
+        while not spool.has(offset):
+            # Asked in this order: both may have come since we looked.
+            if spool.has(offset + 1) and not spool.has(offset):
+                raise BlockedError(f"message {offset} of the spool is missing, but there are later ones: restore it")
+            await asyncio.sleep(_LOOK_S)
 
     async def lag(self, offset: int) -> int:
         """See `Source`."""

@@ -20,6 +20,7 @@ from azaion.annotations.message import MAX_MESSAGE_BYTES
 _SUFFIX: Final = ".msg"
 _DIGITS: Final = 20
 _INCARNATION: Final = "incarnation"
+_VERSION: Final = 1
 #: What surrounds a body in its file.
 _OVERHEAD_BYTES: Final = 4096
 _MAX_FILE_BYTES: Final = MAX_MESSAGE_BYTES + _OVERHEAD_BYTES
@@ -60,6 +61,7 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._end: int | None = None
+        self._swept = False
 
     @property
     def incarnation(self) -> int | None:
@@ -70,24 +72,29 @@ class Spool:
         """
         path = self._folder / _INCARNATION
         try:
-            return int(files.read_small(path, limit=_OVERHEAD_BYTES))
+            text = files.read_small(path, limit=_OVERHEAD_BYTES).strip()
         except FileNotFoundError:
             return None
-        except (files.FileError, ValueError) as error:
+        except files.FileError as error:
             raise AnnotationError(f"{path} is damaged: {error}; restore it from a backup") from None
+        if not text.isdigit() or len(text) > _DIGITS:
+            raise AnnotationError(f"{path} is damaged: it holds no number; restore it from a backup")
+        return int(text)
 
     def end(self) -> int:
         """The number that the next message will get. The folder is listed once; then it is only looked ahead."""
-        if self._end is None:
+        end = self._end
+        if not end or not self.has(end - 1):
+            # Or somebody has emptied it since.
             try:
                 with os.scandir(self._folder) as entries:
-                    numbers = [number for entry in entries if (number := _number(entry.name)) is not None]
+                    end = max((_number(entry.name) for entry in entries), default=-1) + 1
             except FileNotFoundError:
                 return 0
-            self._end = max(numbers, default=-1) + 1
-        while self.has(self._end):
-            self._end += 1
-        return self._end
+        while self.has(end):
+            end += 1
+        self._end = end
+        return end
 
     def settle(self) -> None:
         """Make the names of the messages durable: a reader must not go past one that a power loss could take back."""
@@ -113,7 +120,7 @@ class Spool:
                 if len(body) > MAX_MESSAGE_BYTES:
                     raise BadMessageError(f"a message has {len(body)} bytes, more than {MAX_MESSAGE_BYTES}")
                 path = self._path(offset + count)
-                temporary = files.write_temporary(path, _encoder.encode((1, status, body)))
+                temporary = files.write_temporary(path, _encoder.encode((_VERSION, status, body)))
                 temporary.rename(path)
                 failpoints.hit("spool.appended")
                 count += 1
@@ -144,12 +151,16 @@ class Spool:
             entry = _decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return Message(offset=offset, body=data, problem=f"{path.name} is damaged: {error}")
+        if entry.version != _VERSION:
+            return Message(offset=offset, body=data, problem=f"{path.name} is of version {entry.version}")
         return Message(offset=offset, status=entry.status, body=entry.body)
 
     def _begin(self) -> None:
-        for path in self._folder.glob(f"{files.TEMPORARY_PREFIX}*"):
-            # We hold the lock, so whoever wrote it is dead.
-            path.unlink(missing_ok=True)
+        if not self._swept:
+            for path in self._folder.glob(f"{files.TEMPORARY_PREFIX}*"):
+                # We hold the lock, so whoever wrote it is dead.
+                path.unlink(missing_ok=True)
+            self._swept = True
         if self.incarnation is None:
             files.replace(self._folder / _INCARNATION, b"%d\n" % (time.time_ns() // 1000))
 
@@ -157,8 +168,7 @@ class Spool:
         return self._folder / f"{offset:0{_DIGITS}}{_SUFFIX}"
 
 
-def _number(name: str) -> int | None:
+def _number(name: str) -> int:
+    """The number of a message's file; -1 for any other name."""
     stem = name.removesuffix(_SUFFIX)
-    return (
-        int(stem) if len(stem) == _DIGITS and name.endswith(_SUFFIX) and stem.isascii() and stem.isdecimal() else None
-    )
+    return int(stem) if len(stem) == _DIGITS and name.endswith(_SUFFIX) and stem.isascii() and stem.isdecimal() else -1

@@ -8,6 +8,7 @@ that is, or does it again.
 
 import io
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from azaion.layout import Layout
 
 #: From so many files on, one sync of the filesystem is cheaper than an fsync of each.
 _MANY_FILES: Final = 16
+#: From so many annotations on, a group is committed in parts: each bulk message may name a hundred thousand.
+_MANY_ENTRIES: Final = 10_000
 
 _log = structlog.get_logger("azaion.annotations")
 
@@ -85,6 +88,10 @@ class AnnotationStore:
         entries: dict[str, _Entry] = {}
         quarantined = 0
         for message in messages:
+            if len(entries) >= _MANY_ENTRIES:
+                # Any part of a group may be committed by itself; what has come is not asked for again.
+                self._commit([entry for entry in entries.values() if entry.changed])
+                entries = {}
             try:
                 self._take(message, Place(incarnation, message.offset), entries)
             except AnnotationError as error:
@@ -181,11 +188,12 @@ class AnnotationStore:
         if record is None:
             return []
         folder = self._folders[record.folder]
-        new = []
-        if entry.image is not None:
-            new.append((entry.image, folder.images / f"{record.name}{record.extension}"))
+        new: list[tuple[bytes | memoryview, Path]] = []
+        # The label first: no image is ever without.
         if entry.label is not None:
             new.append((entry.label.encode(), folder.labels / f"{record.name}.txt"))
+        if entry.image is not None:
+            new.append((entry.image, folder.images / f"{record.name}{record.extension}"))
         return [(files.write_temporary(target, data, durable=False), target) for data, target in new]
 
     def _settle(self, entry: _Entry) -> set[Path]:
@@ -193,35 +201,21 @@ class AnnotationStore:
         before, record = entry.before, entry.now
         if record is None or record.image_at is None:
             return set()
-        extensions = {record.extension} | ({before.extension} if before is not None else set())
+        # Where it belongs, then where it was; after a crash, where a later event of the same group had put it.
+        order = dict.fromkeys([record.folder, *([before.folder] if before is not None else []), *Folder])
+        folders = [self._folders[folder] for folder in order]
         touched: set[Path] = set()
-        for name, kept in (
-            *((f"{record.name}{extension}", extension == record.extension) for extension in extensions),
-            (f"{record.name}.txt", True),
-        ):
-            is_label = name.endswith(".txt")
-            new = entry.label is not None if is_label else entry.image is not None
-            places = {
-                folder: (files_of.labels if is_label else files_of.images) / name
-                for folder, files_of in self._folders.items()
-            }
-            target = places.pop(record.folder)
-            if not kept:
-                places[record.folder] = target
-            elif not new and not target.exists():
-                # It is where the record says; or, after a crash, where a later event of the same group had put it.
-                first = [places[before.folder]] if before is not None and before.folder in places else []
-                source = next((path for path in (*first, *places.values()) if path.exists()), None)
-                if source is None:
-                    _log.warning("a file is gone", path=str(target))
-                else:
-                    source.replace(target)
-                    failpoints.hit("store.file.moved")
-                    touched |= {source.parent, target.parent}
-            for path in places.values():
-                with suppress(FileNotFoundError):
-                    path.unlink()
-                    touched.add(path.parent)
+        kinds = [
+            ([folder.images for folder in folders], f"{record.name}{record.extension}", entry.image is not None),
+            ([folder.labels for folder in folders], f"{record.name}.txt", entry.label is not None),
+        ]
+        # Whatever dies when: where datasets are formed from, no image is without its label.
+        for places, name, new in reversed(kinds) if record.folder is Folder.DATA else kinds:
+            _gather(places, name, touched, new=new)
+        if entry.image is not None:
+            for extension in pictures.EXTENSIONS - {record.extension}:
+                for folder in folders:
+                    _remove(f"{folder.images}/{record.name}{extension}", touched)
         return touched
 
     def _write_records(self, changed: Iterable[Record]) -> None:
@@ -243,6 +237,34 @@ class AnnotationStore:
 
     def _record_path(self, name: str) -> Path:
         return self._layout.records / f"{name}.json"
+
+
+def _gather(folders: Sequence[Path], name: str, touched: set[Path], *, new: bool) -> None:
+    """Have a file in the first of ``folders`` alone: it is new there, or comes from the first of the others."""
+    target, *others = (f"{folder}/{name}" for folder in folders)
+    if not new and not _is_file(target):
+        source = next(filter(_is_file, others), None)
+        if source is None:
+            _log.warning("a file is gone", path=target)
+        else:
+            Path(source).replace(target)
+            failpoints.hit("store.file.moved")
+            touched |= {Path(source).parent, folders[0]}
+    for path in others:
+        _remove(path, touched)
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _remove(path: str, touched: set[Path]) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)  # noqa: PTH108 - some twenty for each new image, nearly always of nothing
+        touched.add(Path(path).parent)
 
 
 def _sync(paths: Sequence[Path], root: Path) -> None:
