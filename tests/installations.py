@@ -170,7 +170,10 @@ class Installation:
     def close(self) -> None:
         """End the daemon and everything that its attempts have left."""
         if self.daemon is not None and self.daemon.poll() is None:
-            self.kill()
+            try:
+                self.stop()
+            except subprocess.TimeoutExpired:
+                self.kill()
         for spec in self.layout.jobs.glob("*/*/spec.json"):
             self._sweep(json.loads(spec.read_bytes())["nonce"])
 

@@ -32,7 +32,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     for parser in (wait, logs):
         parser.add_argument("id", type=int, metavar="ID")
     events = commands.add_parser("events", help="what has happened, and who asked for it")
-    events.add_argument("-f", "--follow", action="store_true", help="go on with what happens now")
+    events.add_argument("-f", "--follow", action="store_true", help="what happens from now on")
+    events.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="how many of the newest (default: 50)")
+    events.add_argument("--all", action="store_true", help="from the very first one")
     events.set_defaults(run=_events)
 
 
@@ -115,11 +117,11 @@ def _logs(arguments: argparse.Namespace) -> int:
 def _events(arguments: argparse.Namespace) -> int:
     client = Client(find_socket(arguments.socket))
     if not arguments.follow:
-        after = 0
-        while events := client.get("/v1/events", {"after": after}):
+        query = {"after": 0} if arguments.all else {"last": arguments.lines}
+        while events := client.get("/v1/events", query):
             for event in events:
                 _print_event(event, as_json=arguments.json)
-                after = event["id"]
+            query = {"after": events[-1]["id"]}
         return 0
     with client.stream("/v1/events", {"follow": 1}) as response:
         for line in response:

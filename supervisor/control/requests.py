@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from azaion.config import Config
+from azaion.layout import Layout
 from supervisor.jobs.model import JobError, Kind, State, Submission
 
 #: How often a training may fail by its own code without a new epoch in between.
@@ -84,6 +85,7 @@ def _train(request: TrainRequest, config: Config, owner: str) -> Submission:
     if request.dataset is not None and not (config.layout.datasets / request.dataset).is_dir():
         raise JobError(f"there is no dataset {request.dataset!r} in {config.layout.datasets}")
     model = request.model or defaults.model
+    _check_weights(model, config.layout)
     epochs = request.epochs or defaults.epochs
     return Submission(
         kind=Kind.TRAIN,
@@ -103,6 +105,17 @@ def _train(request: TrainRequest, config: Config, owner: str) -> Submission:
         key=request.key,
         limit=TRAIN_ATTEMPTS,
     )
+
+
+def _check_weights(model: str, layout: Layout) -> None:
+    """Refuse weights that are not there now, not after hours in the queue. Architectures are the worker's to find."""
+    given = Path(model)
+    places = [given] if given.is_absolute() else [layout.models / given, layout.root / given]
+    if given.suffix == ".pt" and not any(place.is_file() for place in places):
+        raise JobError(
+            f"there is no model {model!r}: put the file into {layout.models} or {layout.root}, or name another with "
+            f"--model or TRAINING_MODEL; nothing is downloaded",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

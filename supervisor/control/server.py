@@ -191,6 +191,8 @@ class Server:
     async def _events(self, request: web.Request) -> web.StreamResponse:
         after = int(requests.number(request.query, "after", 0))
         if "follow" not in request.query:
+            if "last" in request.query:
+                after = self._store.event_before(int(requests.number(request.query, "last", 0)))
             return web.json_response([protocol.event_record(event) for event in self._store.events(after)])
         if "after" not in request.query:
             after = self._store.last_event()

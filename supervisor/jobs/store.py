@@ -239,6 +239,14 @@ class Store:
         (newest,) = self._connection.execute("SELECT MAX(id) FROM events").fetchone()
         return newest or 0
 
+    def event_before(self, count: int) -> int:
+        """The number of the event before the newest ``count`` ones."""
+        row = self._connection.execute(
+            "SELECT id FROM events ORDER BY id DESC LIMIT 1 OFFSET ?",
+            (max(0, count),),
+        ).fetchone()
+        return row["id"] if row else 0
+
     # Changing.
 
     def submit(self, submission: Submission) -> Job:

@@ -252,6 +252,8 @@ HOSTILE = [
     b'{"kind": "train", "imgsz": 97}',
     b'{"kind": "train", "dataset": "../../etc"}',
     b'{"kind": "train", "dataset": "azaion-1999-01-01"}',
+    b'{"kind": "train", "model": "absent.pt"}',
+    b'{"kind": "train", "model": "/absent.pt"}',
     b"\xff" * 100,
 ]
 
