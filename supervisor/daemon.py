@@ -150,6 +150,7 @@ async def serve(settings: Config, launcher: Launcher) -> None:
                 task.cancel()
         store.note("daemon-stopped", f"pid {os.getpid()}")
     finally:
+        await launcher.close()
         store.close()
 
 

@@ -137,6 +137,8 @@ def lock_holder(path: Path) -> int | None:
 
 async def finished(process: subprocess.Popen[bytes]) -> int:
     """Wait for a child of ours without polling; returns its exit code, negative for a signal."""
+    if process.returncode is not None:
+        return process.returncode
     # A child stays a zombie, and its PID its own, until poll() reaps it: no start time is needed here.
     descriptor = os.pidfd_open(process.pid)
     loop = asyncio.get_running_loop()

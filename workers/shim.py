@@ -1,5 +1,8 @@
 """The parent of exactly one attempt: ``python -I -S shim.py [--detach] FOLDER``.
 
+With ``-`` as the folder it waits for a line on standard input that names it, and leaves if none comes: so a launcher
+can have one that is warm already.
+
 It outlives the daemon, so that the daemon may be killed, restarted or upgraded without touching the run, and it records
 how the run ended. Standard library only, no package of ours, no asyncio, no ctypes: it must start in milliseconds, stay
 small, and go on when the release it came from has been replaced.
@@ -117,6 +120,18 @@ def read_json(name: str) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def told_folder() -> str:
+    """The folder that standard input names."""
+    line = b""
+    while not line.endswith(b"\n"):
+        data = os.read(0, RESERVED_BYTES)
+        if not data:
+            # Whoever kept us warm is gone.
+            sys.exit(NOTHING_TO_START)
+        line += data
+    return os.fsdecode(line[:-1])
 
 
 def take_lock() -> int:
@@ -262,13 +277,14 @@ def main(arguments: list[str]) -> None:
     folders = [argument for argument in arguments if argument != "--detach"]
     if len(folders) != 1:
         sys.exit("usage: shim.py [--detach] FOLDER")
+    folder = told_folder() if folders[0] == "-" else folders[0]
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     if detach:
         if os.fork():
             os._exit(0)
         os.setsid()
+    os.chdir(folder)
     failpoint("shim.begun")
-    os.chdir(folders[0])
     take_lock()
     failpoint("shim.locked")
     if any(os.path.lexists(name) for name in (STATE, EXIT, REQUEST)):
@@ -282,7 +298,7 @@ def main(arguments: list[str]) -> None:
     os.close(log)
     spec = read_json(SPEC)
     if spec.get("protocol") != PROTOCOL:
-        sys.exit(f"azaion-shim: {folders[0]}/{SPEC} is unreadable or not of protocol {PROTOCOL}; nothing was started")
+        sys.exit(f"azaion-shim: {folder}/{SPEC} is unreadable or not of protocol {PROTOCOL}; nothing was started")
     reserved = create(".exit.json")
     os.posix_fallocate(reserved, 0, RESERVED_BYTES)
     os.fsync(reserved)

@@ -126,8 +126,7 @@ def test_a_shim_that_wakes_up_too_late_starts_nothing(server: Installation) -> N
     def stopped() -> int | None:
         for folder in Path("/proc").iterdir():
             try:
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-                if str(attempt).encode() in words and b"T (stopped)" in (folder / "status").read_bytes():
+                if (folder / "cwd").readlink() == attempt and b"T (stopped)" in (folder / "status").read_bytes():
                     return int(folder.name)
             except (OSError, ValueError):
                 continue
