@@ -7,6 +7,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+KILLS ?= 5000
 UV := $(VENV)/lock/bin/uv
 TRAIN := $(VENV)/.train
 DEV := $(VENV)/.dev
@@ -42,8 +43,8 @@ format: $(DEV) ## put every file into ruff's format
 bench: $(DEV) ## the figures of docs/performance.md
 	$(BIN)/python -m benchmarks
 
-soak: $(DEV) ## random kills for hours (SECONDS=3600)
-	$(BIN)/python -m pytest tests/faults -m soak --override-ini timeout=0
+soak: $(DEV) ## random kills for an hour and more (KILLS=5000); AZAION_SEED=N replays one
+	AZAION_KILLS=$(KILLS) $(BIN)/python -m pytest tests/faults -s -k random --override-ini timeout=0
 
 lock: $(UV) ## make the locks anew from pyproject.toml
 	bash requirements/lock.sh $(UV)

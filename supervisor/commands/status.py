@@ -6,6 +6,10 @@ from typing import Any
 from supervisor.commands import text
 from supervisor.control.client import Client, find_socket
 
+_COLUMNS = 80
+#: Of a waiting job's name: the reason why it waits matters more.
+_NAME = 24
+
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``status``."""
@@ -30,7 +34,7 @@ def screen(status: dict[str, Any]) -> str:
     lines = [
         f"azaion {daemon['version']}   up {text.duration(daemon['uptime_s'])}   pid {daemon['pid']}",
         "",
-        f"consumer  {_consumer(status['consumer'])}",
+        *_consumer(status["consumer"]),
         *(f"device    {entry['device']}: {_lease(entry)}" for entry in status["gpus"]),
         *(
             f"disk      {disk['path']}: {disk['used_percent']:.0f} % used, {text.size(disk['free'])} free"
@@ -40,29 +44,28 @@ def screen(status: dict[str, Any]) -> str:
         f"jobs      {_counts(status['jobs']['counts'])}",
     ]
     for job in jobs["active"]:
-        lines += ["", text.cut(f"{job['state']} {job['id']}  {job['kind']}  {job['name']}", 80)]
+        lines += ["", f"{job['state']} {job['id']}  {job['kind']}  {job['name']}"]
         lines.append(f"  since {text.since(job['started'])}  {text.progress(job)}".rstrip())
     if jobs["waiting"]:
         lines += ["", "waiting"]
         lines += [
-            text.cut(f"  {job['id']}  {job['kind']}  {job['name']}: {job['reason'] or 'about to start'}", 80)
+            f"  {job['id']}  {job['kind']}  {text.cut(job['name'], _NAME)}: {job['reason'] or 'about to start'}"
             for job in jobs["waiting"]
         ]
-    return "\n".join(lines)
+    return "\n".join(text.cut(line, _COLUMNS) for line in lines)
 
 
-def _consumer(consumer: dict[str, Any]) -> str:
+def _consumer(consumer: dict[str, Any]) -> list[str]:
     if consumer["service"] != "running":
-        return str(consumer["service"])
+        return [f"consumer  {consumer['service']}"]
     state = consumer.get("state", "starting")
     parts = [state]
     if "offset" in consumer:
         parts.append(f"offset {consumer['offset']}, lag {consumer.get('lag', '?')}, {consumer.get('rate') or 0:.1f}/s")
     if consumer.get("quarantined"):
         parts.append(f"{consumer['quarantined']} quarantined")
-    line = ", ".join(parts)
     error = consumer.get("last_error")
-    return f"{line}\n          {text.cut(error, 70)}" if error else line
+    return [f"consumer  {', '.join(parts)}", *([f"          {error}"] if error else [])]
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-_BAR = 24
+_BAR = 20
 _SECONDS_IN = (("d", 86400), ("h", 3600), ("m", 60))
 
 

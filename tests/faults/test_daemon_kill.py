@@ -16,6 +16,9 @@ from tests.installations import Installation
 from tests.shims import read
 from tests.waiting import until
 
+#: How many random kills; `make soak` sets many more.
+KILLS = int(os.environ.get("AZAION_KILLS", "200"))
+
 STEPS = [
     "store.submit.before-commit",
     "store.submit.committed",
@@ -75,16 +78,15 @@ def test_killed_at_a_step(server: Installation, step: str, nth: int) -> None:
     judge(server, acknowledged, asked)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300 + 3 * KILLS)
 def test_two_hundred_random_kills(server: Installation) -> None:
     """SIGKILL around submits, starts and ends: AZAION_SEED replays a failure, AZAION_KILLS sets how many."""
     seed = int(os.environ.get("AZAION_SEED", time.time_ns() % 1_000_000))
-    kills = int(os.environ.get("AZAION_KILLS", "200"))
     print(f"AZAION_SEED={seed}")
     dice = random.Random(seed)
     asked: set[str] = set()
     acknowledged: set[str] = set()
-    for _ in range(kills):
+    for _ in range(KILLS):
         server.start()
         for _ in range(dice.randint(0, 3)):
             key = f"k{len(asked)}"
@@ -95,7 +97,7 @@ def test_two_hundred_random_kills(server: Installation) -> None:
         server.kill()
     server.start()
     judge(server, acknowledged, asked)
-    print(f"{kills} kills, {len(acknowledged)} acknowledged of {len(asked)} submits, {len(ledger(server))} runs")
+    print(f"{KILLS} kills, {len(acknowledged)} acknowledged of {len(asked)} submits, {len(ledger(server))} runs")
 
 
 def test_killed_between_launch_and_anything_else(server: Installation) -> None:

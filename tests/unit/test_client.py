@@ -1,0 +1,48 @@
+"""Where the command line looks for its daemon."""
+
+from pathlib import Path
+
+import pytest
+
+from supervisor.control import client
+from supervisor.control.client import find_socket
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AZAION_SOCKET", "AZAION_STATE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(client, "SYSTEM_SOCKET", tmp_path / "run" / "control.sock")
+
+
+def test_the_option_beats_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZAION_SOCKET", "/elsewhere")
+    assert find_socket(Path("/given")) == Path("/given")
+
+
+def test_the_environment_beats_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("AZAION_SOCKET=/from/file\n")
+    assert find_socket(None) == Path("/from/file")
+    monkeypatch.setenv("AZAION_SOCKET", "/from/environment")
+    assert find_socket(None) == Path("/from/environment")
+
+
+def test_the_state_folder_of_the_file_tells_it_too() -> None:
+    Path(".env").write_text("AZAION_STATE_DIR=./var\nAZAION_SOCKET=\n")
+    assert find_socket(None) == Path("var/control.sock")
+
+
+def test_an_installed_daemon_is_found_without_any_setting() -> None:
+    assert find_socket(None) == client.SYSTEM_SOCKET
+    Path("var").mkdir()
+    Path("var/control.sock").touch()
+    assert find_socket(None) == Path("var/control.sock")
+    client.SYSTEM_SOCKET.parent.mkdir()
+    client.SYSTEM_SOCKET.touch()
+    assert find_socket(None) == client.SYSTEM_SOCKET
+
+
+def test_a_file_that_is_no_text_is_no_help() -> None:
+    Path(".env").write_bytes(b"\xff\xfe\x00")
+    assert find_socket(None) == client.SYSTEM_SOCKET
