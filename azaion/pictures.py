@@ -10,8 +10,8 @@ from azaion.errors import AzaionError
 #: The kinds of image files there may be, as they end.
 EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
-#: What Pillow may take a file for. Among its other plugins are some that start programs.
-FORMATS: Final = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP")
+#: What Pillow may take a file for (JPEG is also MPO). Among its other plugins are some that start programs.
+FORMATS: Final = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 
 #: The trainer takes no smaller image.
 _MIN_PIXELS: Final = 10

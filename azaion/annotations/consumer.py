@@ -75,7 +75,8 @@ class Consumer:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._tell_regularly())
                     await self._consume()
-        self._become(ConsumerState.STOPPED)
+                # Told while we hold the lock: afterwards it is for the next one to tell.
+                self._become(ConsumerState.STOPPED)
 
     # Consuming.
 
@@ -206,4 +207,5 @@ class Consumer:
         try:
             files.write_json(self._layout.consumer_status, told, durable=False)
         except OSError as error:
+            self._dirty = True
             _log.error("cannot tell", error=str(error))

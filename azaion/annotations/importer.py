@@ -75,8 +75,14 @@ def import_folder(
         AnnotationError: there is no such folder, or no image in it.
         OSError: on a full disk and the like.
     """
-    images, labels = _places(folder)
-    problems: list[Problem] = []
+    found, labels = _places(folder)
+    first = {image.stem: image for image in reversed(found)}
+    images = [image for image in found if first[image.stem] is image]
+    problems = [
+        Problem(path=image, reason=f"{first[image.stem].name} has the same name and is sent")
+        for image in found
+        if first[image.stem] is not image
+    ]
     sent = 0
     for number in range(0, len(images), _GROUP):
         group = images[number : number + _GROUP]

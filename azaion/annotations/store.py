@@ -64,13 +64,16 @@ class AnnotationStore:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._folders = {Folder.SEED: layout.seed, Folder.DATA: layout.data, Folder.DELETED: layout.deleted}
+        folders = {Folder.SEED: layout.seed, Folder.DATA: layout.data, Folder.DELETED: layout.deleted}
+        # As text: some fifty paths are made of them for each message.
+        self._images = {folder: str(files_of.images) for folder, files_of in folders.items()}
+        self._labels = {folder: str(files_of.labels) for folder, files_of in folders.items()}
         self.quarantine = Quarantine(layout.quarantine)
 
     def clean(self) -> None:
         """Remove what a dead predecessor was writing. Only for the holder of the lock."""
-        folders = [path for folder in self._folders.values() for path in (folder.images, folder.labels)]
-        for folder in (*folders, self._layout.records, self._layout.quarantine, self._layout.root):
+        others = (self._layout.records, self._layout.quarantine, self._layout.root)
+        for folder in (*self._images.values(), *self._labels.values(), *map(str, others)):
             with os.scandir(folder) as entries:
                 left = [entry for entry in entries if entry.name.startswith(files.TEMPORARY_PREFIX)]
             for entry in left:
@@ -142,8 +145,9 @@ class AnnotationStore:
         """An annotation that the system before this one filed without a record."""
         for folder in (Folder.DELETED, Folder.DATA, Folder.SEED):
             for extension in sorted(pictures.EXTENSIONS):
-                path = self._folders[folder].images / f"{name}{extension}"
-                if path.is_file() and not path.is_symlink():
+                path = f"{self._images[folder]}/{name}{extension}"
+                if _is_file(path):
+                    image = Path(path)
                     return Record(
                         name=name,
                         folder=folder,
@@ -153,8 +157,8 @@ class AnnotationStore:
                         image_at=LEFT_BEHIND,
                         label_at=LEFT_BEHIND,
                         extension=extension,
-                        image_sha256=files.sha256(path),
-                        image_bytes=path.stat().st_size,
+                        image_sha256=files.sha256(image),
+                        image_bytes=image.stat().st_size,
                     )
         return None
 
@@ -187,13 +191,12 @@ class AnnotationStore:
         record = entry.now
         if record is None:
             return []
-        folder = self._folders[record.folder]
         new: list[tuple[bytes | memoryview, Path]] = []
         # The label first: no image is ever without.
         if entry.label is not None:
-            new.append((entry.label.encode(), folder.labels / f"{record.name}.txt"))
+            new.append((entry.label.encode(), Path(self._labels[record.folder], f"{record.name}.txt")))
         if entry.image is not None:
-            new.append((entry.image, folder.images / f"{record.name}{record.extension}"))
+            new.append((entry.image, Path(self._images[record.folder], f"{record.name}{record.extension}")))
         return [(files.write_temporary(target, data, durable=False), target) for data, target in new]
 
     def _settle(self, entry: _Entry) -> set[Path]:
@@ -203,19 +206,19 @@ class AnnotationStore:
             return set()
         # Where it belongs, then where it was; after a crash, where a later event of the same group had put it.
         order = dict.fromkeys([record.folder, *([before.folder] if before is not None else []), *Folder])
-        folders = [self._folders[folder] for folder in order]
-        touched: set[Path] = set()
+        images, labels = [self._images[folder] for folder in order], [self._labels[folder] for folder in order]
         kinds = [
-            ([folder.images for folder in folders], f"{record.name}{record.extension}", entry.image is not None),
-            ([folder.labels for folder in folders], f"{record.name}.txt", entry.label is not None),
+            (images, f"{record.name}{record.extension}", entry.image is not None),
+            (labels, f"{record.name}.txt", entry.label is not None),
         ]
+        touched: set[Path] = set()
         # Whatever dies when: where datasets are formed from, no image is without its label.
-        for places, name, new in reversed(kinds) if record.folder is Folder.DATA else kinds:
-            _gather(places, name, touched, new=new)
+        for folders, name, new in reversed(kinds) if record.folder is Folder.DATA else kinds:
+            _gather(folders, name, touched, new=new)
         if entry.image is not None:
             for extension in pictures.EXTENSIONS - {record.extension}:
-                for folder in folders:
-                    _remove(f"{folder.images}/{record.name}{extension}", touched)
+                for folder in images:
+                    _remove(f"{folder}/{record.name}{extension}", touched)
         return touched
 
     def _write_records(self, changed: Iterable[Record]) -> None:
@@ -239,7 +242,7 @@ class AnnotationStore:
         return self._layout.records / f"{name}.json"
 
 
-def _gather(folders: Sequence[Path], name: str, touched: set[Path], *, new: bool) -> None:
+def _gather(folders: Sequence[str], name: str, touched: set[Path], *, new: bool) -> None:
     """Have a file in the first of ``folders`` alone: it is new there, or comes from the first of the others."""
     target, *others = (f"{folder}/{name}" for folder in folders)
     if not new and not _is_file(target):
@@ -249,7 +252,7 @@ def _gather(folders: Sequence[Path], name: str, touched: set[Path], *, new: bool
         else:
             Path(source).replace(target)
             failpoints.hit("store.file.moved")
-            touched |= {Path(source).parent, folders[0]}
+            touched |= {Path(source).parent, Path(target).parent}
     for path in others:
         _remove(path, touched)
 

@@ -1,0 +1,246 @@
+"""The consumer as a process: what it takes, what it tells, how it ends."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from azaion import files
+from azaion.annotations import offset
+from azaion.annotations.offset import Position
+from tests.annotation_messages import VALIDATOR, created, deleted, edited, expected, found, quarantined, validated
+from tests.annotation_trees import picture
+from tests.consumers import Consuming, consuming
+from tests.installations import Installation
+from tests.waiting import until
+
+EVENTS = [
+    *(created(f"clip-{number}", number) for number in range(20)),
+    validated("clip-1", "clip-2"),
+    edited("clip-3", None, VALIDATOR),
+    edited("clip-4", 40, extension=".png"),
+    deleted("clip-5", "clip-2"),
+]
+
+
+@pytest.fixture
+def root() -> Iterator[Consuming]:
+    with consuming() as made:
+        yield made
+
+
+def test_it_consumes_and_tells(root: Consuming) -> None:
+    process = root.start()
+    root.told(state="consuming", offset=0)
+    began = time.time()
+    root.send(EVENTS)
+    status = root.told(offset=len(EVENTS), lag=0)
+    assert found(root.layout) == expected(EVENTS)
+    assert status["state"] == "consuming"
+    assert status["pid"] == process.pid
+    assert status["incarnation"] == root.spool.incarnation
+    assert (status["applied"], status["quarantined"], status["last_error"]) == (len(EVENTS), 0, None)
+    assert status["source"] == str(root.layout.spool)
+    assert status["rate"] > 0
+    assert status["updated"] >= began
+    root.send([created("late", 99)])
+    root.told(offset=len(EVENTS) + 1)
+    assert "late" in found(root.layout)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_what_is_in_hand_committed(root: Consuming, number: signal.Signals) -> None:
+    root.send(EVENTS)
+    # In the middle of the commit of the first group.
+    process = root.start("store.files.written=1:delay")
+    root.told(state="consuming")
+    until(lambda: list(root.layout.seed.images.glob(".tmp-*")), "the first group is being written")
+    process.send_signal(number)
+    began = time.monotonic()
+    assert process.wait(10) == 0, root.log
+    assert time.monotonic() - began < 3
+    assert root.offset == len(EVENTS)
+    assert found(root.layout) == expected(EVENTS)
+    assert root.status["state"] == "stopped"
+
+
+def test_it_ends_with_its_parent(root: Consuming) -> None:
+    process = root.start()
+    root.told(state="consuming")
+    assert process.stdin is not None
+    process.stdin.write(b"x")
+    process.stdin.flush()
+    root.send(EVENTS)
+    root.consumed(process)
+    process.stdin.close()
+    assert process.wait(5) == 0, root.log
+    assert root.status["state"] == "stopped"
+
+
+def test_a_second_one_waits_and_takes_over(root: Consuming) -> None:
+    first = root.start()
+    root.told(state="consuming", pid=first.pid)
+    second = root.start()
+    root.told(state="waiting-for-lock", pid=second.pid)
+    third = root.start()
+    root.told(state="waiting-for-lock", pid=third.pid)
+    # One that never had the tree has nothing to tell of its end.
+    root.stop(third)
+    assert root.status["state"] == "waiting-for-lock"
+    root.send(EVENTS[:5])
+    root.told(pid=first.pid, offset=5)
+    first.kill()
+    root.told(pid=second.pid, state="consuming", offset=5)
+    root.send(EVENTS[5:])
+    root.told(pid=second.pid, offset=len(EVENTS))
+    assert found(root.layout) == expected(EVENTS)
+
+
+def test_a_bad_message_is_put_aside_and_the_stream_goes_on(root: Consuming) -> None:
+    process = root.start()
+    root.send(EVENTS[:3])
+    root.spool.append([(10, b"nonsense"), ("Gone", b""), (10, created("../../x").body)])
+    (root.layout.spool / f"{6:020}.msg").symlink_to("/etc/passwd")
+    root.send(EVENTS[3:])
+    status = root.told(offset=len(EVENTS) + 4)
+    assert (status["applied"], status["quarantined"]) == (len(EVENTS), 4)
+    assert found(root.layout) == expected(EVENTS)
+    reasons = quarantined(root.layout)
+    assert set(reasons) == {"3", "4", "5", "6"}
+    assert (root.layout.quarantine / "3" / "message.bin").read_bytes() == b"nonsense"
+    assert "link" in reasons["6"]["reason"]
+    # Counted by the next one too.
+    root.stop(process)
+    root.start()
+    assert root.told(state="consuming")["quarantined"] == 4
+
+
+def blocked(root: Consuming) -> str:
+    before = root.layout.offset.read_bytes()
+    process = root.start()
+    status = root.told(state="blocked", pid=process.pid)
+    assert "blocked" in root.log
+    assert process.poll() is None
+    root.stop(process)
+    assert root.layout.offset.read_bytes() == before
+    assert found(root.layout) == {}
+    return str(status["last_error"])
+
+
+def test_it_blocks_where_going_on_would_lose_messages(root: Consuming) -> None:
+    offset.write(root.layout.offset, Position(5, 3), "s")
+    assert "offset 3 of stream 5 is stored, but the spool is empty" in blocked(root)
+    root.send(EVENTS)
+    stream = root.spool.incarnation
+    assert stream is not None
+    reason = blocked(root)
+    assert str(stream) in reason
+    assert "offset 3 is stored (5)" in reason
+    offset.write(root.layout.offset, Position(stream, 99), "s")
+    assert f"offset 99 is stored, but the spool ends at {len(EVENTS)}" in blocked(root)
+    (root.layout.spool / f"{7:020}.msg").unlink()
+    offset.write(root.layout.offset, Position(stream, 7), "s")
+    assert f"message 7 of the spool is missing, but there are later ones up to {len(EVENTS) - 1}" in blocked(root)
+    root.layout.offset.write_text("torn: {", encoding="utf-8")
+    assert "Restore it from a backup, or remove it" in blocked(root)
+    root.layout.offset.unlink()
+    offset.write(root.layout.offset, Position(stream, 0), "s")
+    (root.layout.spool / "incarnation").write_text("", encoding="utf-8")
+    assert "damaged" in blocked(root)
+
+
+def test_without_an_offset_the_stream_is_read_again_and_changes_nothing(root: Consuming) -> None:
+    root.send(EVENTS)
+    process = root.start()
+    root.consumed(process)
+    root.stop(process)
+    before = {path: path.stat().st_ino for path in root.layout.seed.images.iterdir()}
+    root.layout.offset.unlink()
+    root.consumed(root.start())
+    assert found(root.layout) == expected(EVENTS)
+    assert {path: path.stat().st_ino for path in root.layout.seed.images.iterdir()} == before
+
+
+def test_nothing_is_committed_while_a_dataset_is_taken(root: Consuming) -> None:
+    process = root.start()
+    root.told(state="consuming")
+    with files.locked(root.layout.commit_lock):
+        root.send(EVENTS)
+        time.sleep(0.5)
+        assert found(root.layout) == {}
+        assert root.offset == 0
+        assert root.status["state"] == "consuming"
+    root.consumed(process)
+    with files.locked(root.layout.commit_lock):
+        root.send([created("more", 77)])
+        time.sleep(0.3)
+        # Nobody who ends it has to wait for the dataset.
+        root.stop(process)
+    assert found(root.layout) == expected(EVENTS)
+    root.consumed(root.start())
+    assert "more" in found(root.layout)
+
+
+@pytest.mark.parametrize("text", ["", "{", "no: configuration", None])
+def test_a_configuration_that_is_none_ends_it_with_78(root: Consuming, text: str | None) -> None:
+    if text is None:
+        root.layout.config.unlink()
+    else:
+        root.layout.config.write_text(text, encoding="utf-8")
+    assert root.start().wait(10) == 78
+    assert "cannot start" in root.log
+
+
+def test_a_source_of_the_next_version_ends_it_with_78(root: Consuming) -> None:
+    root.configure(
+        AZAION_SOURCE="rabbitmq",
+        RABBITMQ_HOST="127.0.0.1",
+        RABBITMQ_PORT="5552",
+        RABBITMQ_USER="u",
+        RABBITMQ_PASSWORD="p",  # noqa: S106
+        RABBITMQ_QUEUE_NAME="q",
+    )
+    assert root.start().wait(10) == 78
+    assert "AZAION_SOURCE=rabbitmq" in root.log
+
+
+def test_an_absent_root_ends_it_with_78(root: Consuming) -> None:
+    root.layout.root.rename(root.server.folder / "elsewhere")
+    assert root.start().wait(10) == 78
+    (root.server.folder / "elsewhere").rename(root.layout.root)
+
+
+def test_through_the_daemon(server: Installation) -> None:
+    """A folder of a user's, `annotations import`, and `status` shows where the stream is."""
+    folder = server.folder / "mine"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"film-{number}.jpg").write_bytes(picture(number))
+        (folder / f"film-{number}.txt").write_text("0 0.5 0.5 0.2 0.2\n", encoding="utf-8")
+    (folder / "bad.jpg").write_bytes(b"none")
+    server.start()
+    done = server.ctl("annotations", "import", str(folder), "--media-from", "^(.*)-")
+    assert done.returncode == 1
+    assert "5 annotations sent" in done.stdout
+    assert "bad.jpg" in done.stderr
+    status = until(lambda: (now := server.json("status")["consumer"]).get("offset") == 5 and now, "offset 5")
+    assert (status["service"], status["state"], status["lag"]) == ("running", "consuming", 0)
+    assert "offset 5, lag 0" in server.ctl("status").stdout
+    tree = found(server.layout)
+    assert {name: (lying.folder, lying.image) for name, lying in tree.items()} == {
+        f"film-{number}": ("data", picture(number)) for number in range(5)
+    }
+    assert {files.read_json(path)["media"] for path in server.layout.records.iterdir()} == {"film"}
+    # Killed by a stranger, it is started again; with the daemon it ends.
+    os.kill(status["pid"], signal.SIGKILL)
+
+    def another() -> bool:
+        now = files.read_json(server.layout.consumer_status)
+        return bool(now["pid"] != status["pid"] and now["state"] == "consuming")
+
+    until(another, "another consumer")
+    assert server.json("status")["consumer"]["restarts"] == 1
+    assert server.stop() == 0
+    assert files.read_json(server.layout.consumer_status)["state"] == "stopped"
