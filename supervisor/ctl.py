@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -70,6 +71,10 @@ def _everywhere(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; see ``azaionctl --help``."""
     given = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a character shows its number.
+            stream.reconfigure(errors="backslashreplace")
     called = next((word for word in given if word in MODULES), None)
     arguments = parser(MODULES.values() if called is None else [MODULES[called]]).parse_args(given)
     try:
@@ -84,10 +89,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not complain about it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has seen enough.
+        _close_output()
         code = 0
+    except OSError as error:
+        # Of the daemon's troubles the client tells by itself: this one is of our output or of a file that was named.
+        _complain(AzaionError(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"))
+        _close_output()
+        code = FAILED
     sys.exit(code)
+
+
+def _close_output() -> None:
+    """What could not be written is given up; Python must not complain about it again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(error: AzaionError) -> None:

@@ -46,6 +46,9 @@ def main() -> None:
     except AzaionError as error:
         print(f"azaiond: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
         sys.exit(EX_CONFIG)
+    except OSError as error:
+        # Not the configuration's fault, so that another start may help.
+        _give_up([SupervisorError(f"the state folder cannot be written: {error}; make room on its disk")])
     configure(settings.daemon.log_format)
     try:
         with files.locked(settings.layout.daemon_lock, wait=False):
@@ -80,7 +83,10 @@ def configuration(path: Path | None) -> Config:
         settings = config.load(path)
     config.check_root(settings)
     config.make_folders(settings.layout)
-    config.write(settings, settings.layout.config)
+    rendered = settings.layout.config
+    # Where nothing has changed nothing is written: a full disk must not keep the daemon from starting.
+    if not rendered.exists() or rendered.read_bytes() != config.render(settings).encode():
+        config.write(settings, rendered)
     return settings
 
 

@@ -6,6 +6,7 @@ through a pidfd that was opened before the start time was compared.
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -50,9 +51,8 @@ def opened(process: Identity) -> Iterator[int | None]:
         yield None
         return
     except OSError as error:
-        raise ProcessError(
-            f"cannot watch process {process.pid}: {error}; the kernel must be Linux 5.4 or later"
-        ) from None
+        hint = "; the kernel must be Linux 5.4 or later" if error.errno == errno.ENOSYS else ""
+        raise ProcessError(f"cannot watch process {process.pid}: {error}{hint}") from None
     try:
         # Compared after opening: from here on the descriptor can mean nobody else.
         yield descriptor if identify(process.pid) == process else None
@@ -99,10 +99,11 @@ def carriers(nonce: str) -> list[Identity]:
     for folder in _PROC.iterdir():
         if not folder.name.isdecimal():
             continue
-        who = identify(int(folder.name))
-        if who is None:
-            continue
+        # A process may end while it is looked at, or be hidden from us (hidepid): then it is not one of ours.
         with contextlib.suppress(OSError):
+            who = identify(int(folder.name))
+            if who is None:
+                continue
             environment = (folder / "environ").read_bytes()
             if environment.startswith(mark) or b"\0" + mark in environment:
                 found.append(who)

@@ -16,6 +16,8 @@ from supervisor.processes import finished
 
 #: A child that lived this long is healthy again: its next death is its first.
 HEALTHY_S: Final = 60.0
+#: sysexits.h: what a child counts as having ended with that could not even be started.
+EX_OSERR: Final = 71
 #: The first death is answered at once; from the second on the pause doubles up to the cap.
 BACKOFF_S: Final = 1.0
 BACKOFF_CAP_S: Final = 60.0
@@ -68,7 +70,11 @@ class Service:
         deaths = 0
         while True:
             began = time.monotonic()
-            code = await self._once()
+            try:
+                code = await self._once()
+            except OSError as error:
+                _log.error("cannot start", service=self._spec.name, error=str(error))
+                code = EX_OSERR
             deaths = 1 if time.monotonic() - began > HEALTHY_S else deaths + 1
             if code in self._spec.fatal:
                 self._become(ServiceState.REFUSED, f"ended with {code}; see {self._spec.log}")
@@ -82,7 +88,7 @@ class Service:
         """Run the child until it ends; returns its exit code."""
         reading, writing = os.pipe()
         try:
-            with self._spec.log.open("ab") as log:
+            with os.fdopen(reading, "rb"), self._spec.log.open("ab") as log:
                 process = subprocess.Popen(  # noqa: ASYNC220 - vfork and exec: a millisecond
                     self._spec.argv,
                     stdin=reading,
@@ -90,7 +96,6 @@ class Service:
                     stderr=log,
                     env={name: os.environ[name] for name in self._spec.environment if name in os.environ},
                 )
-            os.close(reading)
             self.pid = process.pid
             self._become(ServiceState.RUNNING, f"pid {process.pid}")
             try:

@@ -152,7 +152,8 @@ def child(spec: dict[str, Any], gate: int, closed: int, complaint: int) -> None:
         os.close(closed)
         if os.read(gate, 1) != b"!":
             os._exit(NOTHING_TO_START)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP):
+        # Whoever started the daemon may have ignored any of them; an ignored SIGTERM could not be asked to stop.
+        for number in (*SIGNALS, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         environment = {**spec["env"], "AZAION_NONCE": spec["nonce"]}
@@ -232,6 +233,9 @@ def wait(pid: int) -> tuple[str | None, bool]:
             killed = True
             deadline = None
             kill_group(pid)
+    if passed_on is None and signal.SIGTERM in signal.sigpending():
+        # A machine that goes down asks everybody at once, and the leader has been quicker than we were.
+        passed_on = str(read_json(REQUEST).get("intent", "shutdown"))
     return passed_on, killed
 
 
@@ -279,6 +283,8 @@ def main(arguments: list[str]) -> None:
         sys.exit("usage: shim.py [--detach] FOLDER")
     folder = told_folder() if folders[0] == "-" else folders[0]
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    # Ignored (it is inherited), it would neither wake us nor leave us an exit status to record.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if detach:
         if os.fork():
             os._exit(0)
@@ -289,7 +295,7 @@ def main(arguments: list[str]) -> None:
     failpoint("shim.locked")
     if any(os.path.lexists(name) for name in (STATE, EXIT, REQUEST)):
         sys.exit(NOTHING_TO_START)
-    log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+    log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o640)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(log, 1)

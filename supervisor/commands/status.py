@@ -36,10 +36,7 @@ def screen(status: dict[str, Any]) -> str:
         "",
         *_consumer(status["consumer"]),
         *(f"device    {entry['device']}: {_lease(entry)}" for entry in status["gpus"]),
-        *(
-            f"disk      {disk['path']}: {disk['used_percent']:.0f} % used, {text.size(disk['free'])} free"
-            for disk in status["disk"]
-        ),
+        *(f"disk      {disk['path']}: {_space(disk)}" for disk in status["disk"]),
         f"model     {status['models']['current'] or 'none yet'}",
         f"jobs      {_counts(status['jobs']['counts'])}",
     ]
@@ -70,6 +67,12 @@ def _consumer(consumer: dict[str, Any]) -> list[str]:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none yet"
+
+
+def _space(disk: dict[str, Any]) -> str:
+    if "error" in disk:
+        return f"out of reach ({disk['error']})"
+    return f"{disk['used_percent']:.0f} % used, {text.size(disk['free'])} free"
 
 
 def _lease(entry: dict[str, Any]) -> str:

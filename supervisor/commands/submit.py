@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
+from azaion.errors import AzaionError
 from supervisor.commands import text
 from supervisor.commands.watch import follow
 from supervisor.control.client import Client, find_socket
@@ -74,10 +75,14 @@ def _train(arguments: argparse.Namespace) -> int:
 def _command(arguments: argparse.Namespace) -> int:
     environment = {name: os.environ[name] for name in _CARRIED if name in os.environ}
     environment |= dict(_pairs(arguments, arguments.env, "--env"))
+    try:
+        folder = str(Path.cwd())
+    except FileNotFoundError:
+        raise AzaionError("the current folder has been removed; go to the one in which the command shall run") from None
     body = {
         "kind": "command",
         "argv": arguments.argv,
-        "cwd": str(Path.cwd()),
+        "cwd": folder,
         "env": environment,
         "devices": arguments.gpu,
         "priority": arguments.priority,
@@ -114,5 +119,5 @@ def _value(value: str) -> Any:
     """A training argument as it is meant: a number, true or false, or text."""
     try:
         return json.loads(value.lower() if value in {"True", "False"} else value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value

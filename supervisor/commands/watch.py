@@ -76,7 +76,9 @@ def _with_bar(client: Client, number: int) -> dict[str, Any]:
     from rich.console import Console  # noqa: PLC0415 - 70 ms, only for someone who looks
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn  # noqa: PLC0415 - the same
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[detail]}"))
+    # Without markup: a reason may hold brackets.
+    detail = TextColumn("{task.fields[detail]}", markup=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), detail)
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"job {number}", total=None, detail="")
         while True:
@@ -104,13 +106,12 @@ def _logs(arguments: argparse.Namespace) -> int:
     query: dict[str, Any] = {"attempt": arguments.attempt} if arguments.attempt is not None else {}
     if arguments.follow:
         query["follow"] = 1
-    with client.stream(f"/v1/jobs/{arguments.id}/log", query) as response:
-        while data := response.read1(1 << 16):
-            if arguments.json:
-                text.put_json({"job": arguments.id, "log": data.decode(errors="replace")})
-            else:
-                sys.stdout.buffer.write(data)
-            sys.stdout.flush()
+    for data in client.pieces(f"/v1/jobs/{arguments.id}/log", query):
+        if arguments.json:
+            text.put_json({"job": arguments.id, "log": data.decode(errors="replace")})
+        else:
+            sys.stdout.buffer.write(data)
+        sys.stdout.flush()
     return 0
 
 
@@ -123,11 +124,10 @@ def _events(arguments: argparse.Namespace) -> int:
                 _print_event(event, as_json=arguments.json)
             query = {"after": events[-1]["id"]}
         return 0
-    with client.stream("/v1/events", {"follow": 1}) as response:
-        for line in response:
-            if line.startswith(b"data: "):
-                _print_event(json.loads(line[6:]), as_json=arguments.json)
-                sys.stdout.flush()
+    for line in client.lines("/v1/events", {"follow": 1}):
+        if line.startswith(b"data: "):
+            _print_event(json.loads(line[6:]), as_json=arguments.json)
+            sys.stdout.flush()
     return 0
 
 

@@ -18,6 +18,9 @@ SYSTEM_SOCKET: Final = Path("/run/azaion/control.sock")
 #: The state folders that a daemon may have when nothing says where it is: installed, then development.
 _STATES: Final = (Path("/var/lib/azaion"), Path("var"))
 
+#: `sun_path` holds 108 bytes, the last of them zero.
+_MAX_SOCKET_BYTES: Final = 107
+
 
 class ClientError(AzaionError):
     """The daemon refused what was asked."""
@@ -33,6 +36,8 @@ class _Connection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
+        if len(os.fsencode(self._path)) > _MAX_SOCKET_BYTES:
+            raise UnreachableError(f"{self._path} is too long for a socket, which may have {_MAX_SOCKET_BYTES} bytes")
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
@@ -50,15 +55,23 @@ def find_socket(given: Path | None) -> Path:
     if path := environment.get("AZAION_SOCKET"):
         return Path(path)
     if state := environment.get("AZAION_STATE_DIR"):
-        if SYSTEM_SOCKET.parent.is_dir():
+        if _there(SYSTEM_SOCKET.parent):
             return SYSTEM_SOCKET
         return Path(state, "control.sock")
     candidates = [SYSTEM_SOCKET, *(state / "control.sock" for state in _STATES)]
-    return next((path for path in candidates if path.exists()), candidates[0])
+    return next((path for path in candidates if _there(path)), candidates[0])
+
+
+def _there(path: Path) -> bool:
+    """Whether there is something that we can see; the folder of somebody else (``sudo -u``) shows us nothing."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _environment_file() -> dict[str, str]:
-    if not Path(".env").is_file():
+    if not _there(Path(".env")):
         return {}
     from dotenv import dotenv_values  # noqa: PLC0415 - only where there is something to read
 
@@ -86,11 +99,18 @@ class Client:
         with self._response(method, path, query, body, timeout) as response:
             return _decode(response.read())
 
-    @contextmanager
-    def stream(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[http.client.HTTPResponse]:
+    # Generators, so that what goes wrong with a piece at its taker's is not mistaken for the daemon's.
+
+    def pieces(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[bytes]:
         """Ask for something that comes piece by piece; ends when the daemon does."""
         with self._response("GET", path, query, None, None) as response:
-            yield response
+            while data := response.read1(1 << 16):
+                yield data
+
+    def lines(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[bytes]:
+        """Ask for something that comes line by line; ends when the daemon does."""
+        with self._response("GET", path, query, None, None) as response:
+            yield from response
 
     @contextmanager
     def _response(

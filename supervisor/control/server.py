@@ -24,7 +24,7 @@ from supervisor.control.peers import Peer, may_change, peer_of
 from supervisor.jobs.metrics import progress
 from supervisor.jobs.model import ACTIVE, TERMINAL, Attempt, Intent, Job, JobError, State
 from supervisor.jobs.runner import Runner
-from supervisor.jobs.store import IllegalTransitionError, Store
+from supervisor.jobs.store import IllegalTransitionError, Store, StoreError
 from supervisor.services import Service
 
 #: A waiting client hears at least this often that nothing has happened.
@@ -117,6 +117,8 @@ class Server:
             return await handler(request)
         except IllegalTransitionError as error:
             _fail(HTTPStatus.CONFLICT, str(error))
+        except StoreError as error:
+            _fail(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
         except AzaionError as error:
             _fail(HTTPStatus.BAD_REQUEST, str(error))
         except (web.HTTPException, ConnectionResetError):
@@ -213,7 +215,10 @@ class Server:
         follow = "follow" in request.query
         attempts = self._store.attempts(job.id)
         number = int(requests.number(request.query, "attempt", attempts[-1].number if attempts else 1))
-        position = int(requests.number(request.query, "offset", 0))
+        position = max(0, int(requests.number(request.query, "offset", 0)))
+        if "attempt" in request.query and not any(attempt.number == number for attempt in attempts):
+            known = ", ".join(str(attempt.number) for attempt in attempts) or "none yet"
+            raise JobError(f"job {job.id} has no attempt {number}; it has had {known}")
         async with _streaming(request, "application/octet-stream") as response:
             while True:
                 # The state is read before the log: what is written before the end is seen after it.
@@ -224,10 +229,12 @@ class Server:
                 while data := await asyncio.to_thread(_read_at, path, position):
                     position += len(data)
                     await response.write(data)
-                if not follow or (over and job.state in TERMINAL and number >= len(attempts)):
+                # Not always the next number: a restored database skips those whose folders are there.
+                later = [attempt.number for attempt in attempts if attempt.number > number]
+                if not follow or (over and job.state in TERMINAL and not later):
                     return response
-                if over and number < len(attempts):
-                    number, position = number + 1, 0
+                if over and later:
+                    number, position = later[0], 0
                 else:
                     await asyncio.sleep(FOLLOW_S)
 
@@ -314,20 +321,32 @@ async def _streaming(request: web.Request, kind: str) -> AsyncIterator[web.Strea
 
 def _read_at(path: Path, position: int) -> bytes:
     try:
-        with path.open("rb") as stream:
+        # Never a pipe that would hold the thread for ever: the folder is the run's to write in.
+        with files.opened(path) as stream:
             stream.seek(position)
             return stream.read(_CHUNK)
-    except FileNotFoundError:
+    except (OSError, files.FileError):
         return b""
 
 
 def _filesystems(*paths: Path) -> list[Path]:
     """One path for each filesystem."""
-    return list({path.stat().st_dev: path for path in reversed(paths)}.values())[::-1]
+    return list({_device(path): path for path in reversed(paths)}.values())[::-1]
+
+
+def _device(path: Path) -> int | Path:
+    try:
+        return path.stat().st_dev
+    except OSError:
+        return path
 
 
 def _disk(path: Path) -> dict[str, Any]:
-    usage = shutil.disk_usage(path)
+    try:
+        usage = shutil.disk_usage(path)
+    except OSError as error:
+        # Unmounted, say: just what somebody who asks for the status must see.
+        return {"path": str(path), "error": error.strerror}
     return {"path": str(path), "total": usage.total, "free": usage.free, "used_percent": 100 * usage.used / usage.total}
 
 

@@ -11,11 +11,14 @@ The situations that a daemon can meet when it looks at an attempt, in the order 
 6. both are gone without a word: lost, unless somebody still holds the lock.
 7. no ``state.json``, the lock is held: a shim is on its way or was stopped; wait.
 8. no ``state.json``, the lock is free: fence the folder; only then may another attempt start.
+
+A ``state.json`` that cannot be read, or is another attempt's, says that something was started here: with the lock free,
+the attempt is lost.
 """
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -27,10 +30,17 @@ from supervisor.processes import Identity
 
 _Fact = TypeVar("_Fact", bound=msgspec.Struct)
 
+# The run can write these files too, and what is taken from them must fit into the database and into a date.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+_Code = Annotated[int, msgspec.Meta(ge=-1024, le=1024)]
+_Time = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+#: A last word is a few lines; the limit is there for whoever writes gigabytes.
+_MAX_BYTES: Final = 1 << 20
+
 
 class _Process(msgspec.Struct):
-    pid: int
-    start: int
+    pid: Annotated[int, msgspec.Meta(ge=1, le=1 << 30)]
+    start: _Count
 
 
 class ShimState(msgspec.Struct):
@@ -40,13 +50,13 @@ class ShimState(msgspec.Struct):
     boot_id: str
     shim: _Process
     child: _Process
-    started: float
+    started: _Time
 
 
 class _Exit(msgspec.Struct):
     nonce: str
-    rc: int | None = None
-    signal: int | None = None
+    rc: _Code | None = None
+    signal: _Code | None = None
     oom: bool = False
     stop_requested: str | None = None
     error: str = ""
@@ -55,10 +65,10 @@ class _Exit(msgspec.Struct):
 
 class _Result(msgspec.Struct):
     nonce: str
-    exit_code: int
+    exit_code: _Code
     message: str = ""
-    resumed_from_epoch: int | None = None
-    verified_epoch: int | None = None
+    resumed_from_epoch: _Count | None = None
+    verified_epoch: _Count | None = None
     artifacts: dict[str, Any] = {}
 
 
@@ -73,6 +83,7 @@ class Evidence:
     shim_alive: bool
     child_alive: bool
     lock_held: bool
+    something_started: bool
 
 
 class Verdict(Enum):
@@ -96,7 +107,9 @@ def judge(evidence: Evidence) -> Verdict:
     if evidence.result is not None and not living:
         return Verdict.TAKE_RESULT
     if evidence.state is None:
-        return Verdict.WAIT_FOR_LOCK if evidence.lock_held else Verdict.FENCE
+        if evidence.lock_held:
+            return Verdict.WAIT_FOR_LOCK
+        return Verdict.LOST if evidence.something_started else Verdict.FENCE
     if not evidence.same_boot:
         return Verdict.LOST_REBOOT
     if evidence.shim_alive:
@@ -119,6 +132,7 @@ def gather(folder: AttemptFolder, nonce: str, boot_id: str) -> Evidence:
     # Each look comes before the one that it makes final: a lock that is free now was free before the state was read,
     # and a shim that is dead now cannot write exit.json after we have read it.
     lock_held = held(folder)
+    something_started = folder.state.exists()
     state = _read(folder, "state", ShimState, nonce)
     same_boot = state is not None and state.boot_id == boot_id
     shim_alive = state is not None and same_boot and processes.alive(shim_of(state))
@@ -131,6 +145,7 @@ def gather(folder: AttemptFolder, nonce: str, boot_id: str) -> Evidence:
         shim_alive=shim_alive,
         child_alive=child_alive,
         lock_held=lock_held,
+        something_started=something_started,
     )
 
 
@@ -200,7 +215,7 @@ def held(folder: AttemptFolder) -> bool:
 
 def _read(folder: AttemptFolder, name: str, kind: type[_Fact], nonce: str) -> _Fact | None:
     try:
-        fact = msgspec.convert(files.read_json(getattr(folder, name)), kind)
-    except (OSError, files.FileError, msgspec.ValidationError):
+        fact = msgspec.json.decode(files.read_small(getattr(folder, name), limit=_MAX_BYTES), type=kind)
+    except (OSError, files.FileError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return fact if getattr(fact, "nonce", None) == nonce else None

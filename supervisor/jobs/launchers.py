@@ -83,9 +83,11 @@ class ForkLauncher:
             code = await finished(shim.process)
         if code != 0:
             raise LaunchError(f"the shim's first process ended with {code}")
-        with contextlib.suppress(LaunchError):
-            # This one has started; what is wrong with the next will be told by the next.
-            self._spare = self._warm_up()
+        if self._spare is None:
+            # Starts overlap, and whoever ended first has warmed one up already.
+            with contextlib.suppress(LaunchError):
+                # This one has started; what is wrong with the next will be told by the next.
+                self._spare = self._warm_up()
 
     async def close(self) -> None:
         """Let the warm one go."""
@@ -96,7 +98,10 @@ class ForkLauncher:
 
     def _warm_up(self) -> "_Warm":
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        reading, writing = os.pipe()
+        try:
+            reading, writing = os.pipe()
+        except OSError as error:
+            raise LaunchError(f"cannot start the shim: {error}") from None
         try:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", self._shim, "--detach", "-"],

@@ -132,7 +132,8 @@ def decide(job: Job, ending: Ending, now: float, jitter: float) -> Decision:
     if ending.source is Source.LOST:
         return outcome(State.FAILED, f"{what}; whether it did its work is not known, so it is not run again")
     failures += 1
-    if ending.code in _HOPELESS or failures >= job.limit:
+    # Whoever asked it to stop did not ask for another attempt.
+    if job.intent is not None or ending.code in _HOPELESS or failures >= job.limit:
         return outcome(State.FAILED, what)
     pause = _backoff(failures, jitter)
     return outcome(State.QUEUED, f"{what}; attempt {failures} of {job.limit} failed, again in {pause:.0f} s", pause)

@@ -17,6 +17,7 @@ import structlog
 from azaion import files
 from azaion.layout import AttemptFolder, Layout
 from supervisor import processes
+from supervisor.errors import ProcessError
 from supervisor.jobs import evidence as looks
 from supervisor.jobs import scheduler
 from supervisor.jobs.evidence import Evidence, Verdict
@@ -25,7 +26,7 @@ from supervisor.jobs.metrics import epochs_done
 from supervisor.jobs.model import ACTIVE, Attempt, Intent, Job, Kind, State
 from supervisor.jobs.outcome import decide
 from supervisor.jobs.scheduler import Machine
-from supervisor.jobs.store import Store
+from supervisor.jobs.store import Store, StoreError
 
 #: The version of what the daemon and the shim tell each other.
 PROTOCOL: Final = 1
@@ -35,6 +36,8 @@ GRACE_S: Final = 30.0
 START_S: Final = 10.0
 #: How long the shim is given beyond the grace to do the killing itself.
 SHIM_MARGIN_S: Final = 5.0
+#: How long to wait before trying again what a full disk, or too many open files, have refused.
+AGAIN_S: Final = 5.0
 #: What of the daemon's environment a run may see. No secret is among it.
 _ENVIRONMENT: Final = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "AZAION_FAILPOINTS")
 
@@ -99,9 +102,14 @@ class Runner:
             while True:
                 self._changed.clear()
                 plan = self.plan()
-                for job, devices in plan.starts:
-                    self._store.reserve(job.id, devices)
-                    tasks.create_task(self._start(job.id, devices), name=f"start {job.id}")
+                try:
+                    for job, devices in plan.starts:
+                        self._store.reserve(job.id, devices, self._used(job))
+                        tasks.create_task(self._start(job.id, devices), name=f"start {job.id}")
+                except StoreError as error:
+                    _log.error("cannot start anything", error=str(error))
+                    await asyncio.sleep(AGAIN_S)
+                    continue
                 pause = None if plan.wake is None else max(0.0, plan.wake - self._clock())
                 try:
                     async with asyncio.timeout(pause):
@@ -119,13 +127,19 @@ class Runner:
         for orphan in self._orphans:
             owners |= dict.fromkeys(orphan.devices, f"an unknown run in {orphan.folder.path}")
         light = sum(job.devices == 0 for job in self._store.jobs(ACTIVE))
-        return scheduler.plan(
-            self._store.jobs([State.QUEUED]),
+        # Two attempts of one job would write into one run.
+        haunted = {orphan.folder.path.parent for orphan in self._orphans}
+        queued = self._store.jobs([State.QUEUED])
+        behind = [job for job in queued if haunted and self._layout.job(job.id, job.uid).path in haunted]
+        plan = scheduler.plan(
+            [job for job in queued if job not in behind] if behind else queued,
             machine=self._machine,
             leases=owners,
             light_running=light,
             now=self._clock(),
         )
+        waits = {job.id: "an unknown run still works in its folder" for job in behind}
+        return replace(plan, waits={**plan.waits, **waits})
 
     def request(self, number: int, intent: Intent, actor: str, grace_s: float | None = None) -> Job:
         """Ask a job to stop or to end: committed first, then written where the shim reads it, then signalled.
@@ -165,10 +179,14 @@ class Runner:
         await self._keep(number)
 
     async def _recorded(self, folder: AttemptFolder) -> None:
-        """Wait until the shim has recorded its start or its end, without touching the lock that it is about to take."""
+        """Wait until the shim has recorded its start or its end, without touching the lock that it is about to take.
+
+        A request may have come before the shim, which then leaves without a word.
+        """
         pause = 0.002
         deadline = time.monotonic() + START_S
-        while not (folder.state.exists() or folder.exit.exists()) and time.monotonic() < deadline:
+        words = (folder.state, folder.exit, folder.request)
+        while not any(word.exists() for word in words) and time.monotonic() < deadline:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.05)
 
@@ -177,19 +195,30 @@ class Runner:
         attempt = self._store.open_attempt(number)
         folder = self._folder(self._store.get(number), attempt)
         while True:
-            evidence = looks.gather(folder, attempt.nonce, self._boot_id)
-            verdict = looks.judge(evidence)
-            match verdict:
-                case Verdict.WATCH_SHIM | Verdict.WATCH_CHILD:
-                    await self._watch(number, folder, evidence)
-                case Verdict.WAIT_FOR_LOCK:
-                    await self._wait_for_lock(number, folder)
-                case Verdict.FENCE:
-                    await self._fence(folder, attempt)
-                case _:
-                    break
-        await processes.clear(attempt.nonce)
-        self._end(number, attempt, folder, evidence, verdict)
+            try:
+                if await self._ended(number, attempt, folder):
+                    return
+            except (OSError, ProcessError, StoreError) as error:
+                # The disk is full, or there are too many open files: the run goes on all the same.
+                _log.error("cannot look after", job=number, error=str(error))
+                await asyncio.sleep(AGAIN_S)
+
+    async def _ended(self, number: int, attempt: Attempt, folder: AttemptFolder) -> bool:
+        """Look at an attempt and do what follows; returns whether it has ended and that is recorded."""
+        evidence = looks.gather(folder, attempt.nonce, self._boot_id)
+        verdict = looks.judge(evidence)
+        match verdict:
+            case Verdict.WATCH_SHIM | Verdict.WATCH_CHILD:
+                await self._watch(number, folder, evidence)
+            case Verdict.WAIT_FOR_LOCK:
+                await self._wait_for_lock(number, folder)
+            case Verdict.FENCE:
+                await self._fence(folder, attempt)
+            case _:
+                await processes.clear(attempt.nonce)
+                self._end(number, attempt, folder, evidence, verdict)
+                return True
+        return False
 
     async def _watch(self, number: int, folder: AttemptFolder, evidence: Evidence) -> None:
         """Wait until the shim (or the leader, if the shim is gone) ends; deliver what is asked of the run meanwhile."""
@@ -242,8 +271,11 @@ class Runner:
     async def _wait_for_lock(self, number: int, folder: AttemptFolder) -> None:
         """Somebody holds the lock and has not recorded a start: it keeps its lease for as long as that lasts."""
         _log.warning("start under way", job=number, holder=processes.lock_holder(folder.lock))
-        while not folder.state.exists() and looks.held(folder):  # noqa: ASYNC110 - no event tells of a lock given back
+        while True:
+            # Slept at least once: what is recorded may be unreadable, and be found so again and again.
             await asyncio.sleep(0.2)
+            if folder.state.exists() or not looks.held(folder):
+                return
 
     async def _fence(self, folder: AttemptFolder, attempt: Attempt) -> None:
         try:
@@ -253,18 +285,19 @@ class Runner:
         except OSError as error:
             # Without the fence a late shim might still start it, so the attempt stays open until there is room.
             _log.error("cannot fence", folder=str(folder.path), error=str(error))
-            await asyncio.sleep(5.0)
+            await asyncio.sleep(AGAIN_S)
 
     def _end(self, number: int, attempt: Attempt, folder: AttemptFolder, evidence: Evidence, verdict: Verdict) -> None:
         job = self._store.get(number)
         ending = looks.ending(evidence, verdict, epochs_done(folder))
-        if trouble := self._troubles.pop(number, ""):
+        if trouble := self._troubles.get(number):
             ending = replace(ending, message=ending.message or trouble)
         decision = decide(job, ending, self._clock(), self._jitter.random())
         if evidence.state is not None and self._store.open_attempt(number).started is None:
             self._store.started(number, looks.child_of(evidence.state), evidence.state.started)
         self._store.finish(number, attempt, ending, decision)
         self._asked.pop(number, None)
+        self._troubles.pop(number, None)
         _log.info(
             "ended",
             job=number,
@@ -280,10 +313,10 @@ class Runner:
     # Runs that nobody knows.
 
     def _find_orphans(self) -> Iterator[Orphan]:
-        known = {self._layout.job(job.id, job.uid).path for job in self._store.jobs(ACTIVE)}
+        known = {self._folder(job, self._store.open_attempt(job.id)).path for job in self._store.jobs(ACTIVE)}
         for lock in sorted(self._layout.jobs.glob("*/*/lock")):
             folder = AttemptFolder(path=lock.parent)
-            if folder.path.parent not in known and looks.held(folder):
+            if folder.path not in known and looks.held(folder):
                 try:
                     devices = tuple(map(str, files.read_json(folder.spec).get("devices", self._machine.devices)))
                 except (OSError, files.FileError):
@@ -301,6 +334,11 @@ class Runner:
         self.poke()
 
     # Small things.
+
+    def _used(self, job: Job) -> int:
+        """The highest attempt of which there is a folder: one folder serves one start, whatever the database knows."""
+        names = (path.name for path in self._layout.job(job.id, job.uid).path.glob("[0-9]*"))
+        return max((int(name) for name in names if name.isdecimal()), default=0)
 
     def _folder(self, job: Job, attempt: Attempt) -> AttemptFolder:
         return self._layout.job(job.id, job.uid).attempt(attempt.number)

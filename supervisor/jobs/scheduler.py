@@ -54,7 +54,7 @@ def plan(
         machine: what there is.
         leases: device to whoever has it, in words.
         light_running: how many jobs without a device are active.
-        now: wall-clock time; a backoff further off than its cap means that the clock has jumped, and is capped.
+        now: wall-clock time; a backoff further off than its cap means that the clock has jumped, and is over.
     """
     free = [device for device in machine.devices if device not in leases]
     light = machine.light - light_running
@@ -63,10 +63,11 @@ def plan(
     wakes: list[float] = []
     blocked: Job | None = None
     for job in sorted(queued, key=lambda job: (-job.priority, job.id)):
-        due = min(job.not_before, now + BACKOFF_CAP_S)
-        if due > now:
-            wakes.append(due)
-            waits[job.id] = f"{job.reason or 'backoff'} (in {due - now:.0f} s)"
+        left = job.not_before - now
+        # Capping it instead would put it off again with every plan, until the clock has caught up.
+        if 0 < left <= BACKOFF_CAP_S:
+            wakes.append(job.not_before)
+            waits[job.id] = f"{job.reason or 'backoff'} (in {left:.0f} s)"
         elif job.devices > len(machine.devices):
             waits[job.id] = f"needs {job.devices} GPUs, this machine has {len(machine.devices)}"
         elif job.devices == 0:

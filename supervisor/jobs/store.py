@@ -6,6 +6,7 @@ record.
 """
 
 import json
+import os
 import secrets
 import sqlite3
 import time
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
+
 from azaion import failpoints
 from supervisor.jobs.model import ACTIVE, TERMINAL, Attempt, Intent, Job, JobError, Kind, State, Submission, sources
 from supervisor.jobs.outcome import Decision, Ending, cause_of
@@ -23,6 +26,8 @@ from supervisor.processes import Identity
 #: In the header of the file, so that another program's database is not taken for ours ("azai").
 APPLICATION_ID: Final = 0x617A6169
 SCHEMA_VERSION: Final = 1
+
+_log = structlog.get_logger("azaion.store")
 
 _SCHEMA: Final = """
 CREATE TABLE jobs (
@@ -93,7 +98,7 @@ class IllegalTransitionError(JobError):
 
 
 class StoreError(JobError):
-    """The state database cannot be used."""
+    """The state database cannot be used; a change that raises it has not happened."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +127,14 @@ class Store:
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._listeners: list[Callable[[], None]] = []
+        self._path = path
         try:
+            # Jobs carry their environments: what the socket shows to few, the file must not show to all.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=10.0)
             self._connection.row_factory = sqlite3.Row
             self._prepare(path)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StoreError(
                 f"{path}: {error}. If the disk is full, make room; if the file is damaged, move it away "
                 f"(jobs that run are found again by their folders) or restore it from a backup",
@@ -164,13 +172,18 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
         try:
+            self._connection.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{self._path} cannot be written: {error}. Make room on its disk; nothing is lost"
+            ) from None
+        finally:
+            # SQLite ends some transactions by itself when the disk is full.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
         for listener in self._listeners:
             listener()
 
@@ -260,7 +273,7 @@ class Store:
                 "INSERT INTO jobs (uid, kind, name, state, parameters, owner, priority, key, devices, attempt_limit,"
                 " created) VALUES (?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    secrets.token_hex(4),
+                    secrets.token_hex(8),
                     submission.kind,
                     submission.name,
                     json.dumps(submission.parameters),
@@ -277,8 +290,10 @@ class Store:
         failpoints.hit("store.submit.committed")
         return self.get(_number(number))
 
-    def reserve(self, number: int, devices: Sequence[str]) -> Attempt:
+    def reserve(self, number: int, devices: Sequence[str], used: int = 0) -> Attempt:
         """Give a queued job its next attempt and its devices, before anything is started.
+
+        ``used`` is the highest attempt of which there is a folder: the database may have been restored from before it.
 
         Raises:
             IllegalTransitionError: it is not queued.
@@ -291,7 +306,7 @@ class Store:
                 "SELECT COALESCE(MAX(number), 0) FROM attempts WHERE job = ?",
                 (number,),
             ).fetchone()
-            attempt = Attempt(number=last + 1, nonce=secrets.token_hex(16), reserved=now)
+            attempt = Attempt(number=max(last, used) + 1, nonce=secrets.token_hex(16), reserved=now)
             self._connection.execute(
                 "INSERT INTO attempts (job, number, nonce, reserved) VALUES (?, ?, ?, ?)",
                 (number, attempt.number, attempt.nonce, now),
@@ -388,9 +403,12 @@ class Store:
             self._event(number, "failed", reason, "azaiond")
 
     def note(self, kind: str, text: str, job: int | None = None, actor: str = "azaiond") -> None:
-        """Record an event that changes no job."""
-        with self._transaction():
-            self._event(job, kind, text, actor)
+        """Record an event that changes no job, if there is room for it."""
+        try:
+            with self._transaction():
+                self._event(job, kind, text, actor)
+        except StoreError as error:
+            _log.error("event not recorded", type=kind, text=text, error=str(error))
 
     def _event(self, job: int | None, kind: str, text: str, actor: str) -> None:
         self._connection.execute(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from supervisor import processes
-from supervisor.control.client import ClientError
+from supervisor.control.client import ClientError, find_socket
 from tests.installations import Installation, installation
 from tests.shims import read
 from tests.waiting import until
@@ -303,6 +304,108 @@ def test_bad_usage_is_told_in_a_line(server: Installation, arguments: list[str],
     assert done.returncode == code
     assert done.stderr.strip()
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "said"),
+    [
+        ("{} logs 1 | head -1 > out; exit ${{PIPESTATUS[0]}}", 0, ""),
+        ("{} list > /dev/full", 1, "No space left on device"),
+        ("{} logs 1 > /dev/full", 1, "No space left on device"),
+        ("mkdir gone; cd gone; rmdir ../gone; {} submit -- true", 1, "the current folder has been removed"),
+        ("{} logs --attempt 99 1", 1, "has no attempt 99"),
+        ("{} submit-train --set lr0=$(printf '[%.0s' $(seq 5000))", 0, ""),
+        ("{} --socket /$(printf 'x%.0s' $(seq 200)) status", 4, "too long for a socket"),
+        ("PYTHONIOENCODING=ascii {} list", 0, ""),
+    ],
+)
+def test_the_surroundings_of_a_command_are_told_in_a_line(
+    server: Installation, script: str, code: int, said: str
+) -> None:
+    server.start()
+    server.wait(server.submit("yes | head -100000", name="\u00e9" * 40))
+    done = subprocess.run(
+        ["bash", "-c", script.format(f"{sys.executable} -m supervisor.ctl")],  # noqa: S607 - wherever it lies
+        cwd=server.folder,
+        env=server.environment(PYTHONPATH=str(Path(__file__).parents[2])),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, 1 if said else 0), done.stderr
+    assert said in done.stderr
+
+
+def test_no_answer_to_the_question_leaves_the_job_alone(server: Installation) -> None:
+    server.start()
+    number = server.submit("sleep 1000")
+    server.wait(number, "running")
+    ours, theirs = pty.openpty()
+    asking = subprocess.Popen(
+        [sys.executable, "-m", "supervisor.ctl", "cancel", str(number)],
+        env=server.environment(PYTHONPATH=str(Path(__file__).parents[2])),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.write(ours, b"\x04")
+    said, complained = asking.communicate(timeout=30)
+    os.close(ours)
+    os.close(theirs)
+    assert (asking.returncode, said.splitlines()[-1], complained) == (1, "left alone", "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_command_from_a_folder_that_is_out_of_reach(server: Installation) -> None:
+    """As `sudo -u azaion azaionctl` in the home of root is."""
+    server.folder.chmod(0o700)
+    pid = os.fork()
+    if pid == 0:
+        os.chdir(server.folder)
+        os.setgid(65534)
+        os.setuid(65534)
+        try:
+            find_socket(None)
+        finally:
+            os._exit(sys.exc_info()[0] is not None)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_what_a_job_is_told_and_says_is_not_for_everybody(server: Installation) -> None:
+    server.start()
+    number = server.submit("echo secret", env={"TOKEN": "secret"})
+    server.wait(number)
+    attempt = server.attempt(number)
+    wal = server.layout.database.with_name("jobs.sqlite-wal")
+    for path in (server.layout.database, wal, attempt.spec, attempt.log):
+        assert not path.stat().st_mode & stat.S_IRWXO, path
+
+
+def test_status_says_that_the_root_has_gone(server: Installation) -> None:
+    server.start()
+    server.root.rename(server.folder / "unmounted")
+    done = server.ctl("status")
+    (server.folder / "unmounted").rename(server.root)
+    assert done.returncode == 0, done.stderr
+    assert f"disk      {server.root}: out of reach (No such file or directory)" in done.stdout
+
+
+def test_a_cancel_that_overtakes_the_start_is_obeyed_at_once(server: Installation) -> None:
+    server.start()
+    number = server.submit("sleep 1000")
+    server.client.post(f"/v1/jobs/{number}/cancel", query={"now": 1})
+    assert server.wait(number, limit_s=5.0)["state"] == "cancelled"
+
+
+def test_a_service_that_cannot_be_started_ends_nothing(server: Installation) -> None:
+    server.layout.consumer_log.mkdir(parents=True)
+    server.start()
+    assert server.wait(server.submit("true"))["state"] == "succeeded"
+    assert server.json("status")["consumer"]["service"] == "waiting"
 
 
 def test_a_socket_path_that_is_too_long_is_told() -> None:

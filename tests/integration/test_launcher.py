@@ -1,5 +1,7 @@
 """The fork launcher: what it starts is nobody's child, and what it keeps warm never runs without being told."""
 
+import asyncio
+import os
 from pathlib import Path
 
 from supervisor import processes
@@ -43,3 +45,16 @@ async def test_the_warm_one_leaves_with_us_and_has_run_nothing(tmp_path: Path) -
     pid = launcher._spare.process.pid
     await launcher.close()
     assert processes.identify(pid) is None
+
+
+async def test_starts_that_overlap_leave_one_warm_shim_and_no_other(tmp_path: Path) -> None:
+    launcher = ForkLauncher()
+    before = len(os.listdir("/proc/self/fd"))
+    folders = [attempt(tmp_path / str(number), ["true"]) for number in range(4)]
+    await asyncio.gather(*(launcher.launch(folder) for folder in folders))
+    await launcher.close()
+    assert len(os.listdir("/proc/self/fd")) <= before + 2  # the loop's own
+    mine = [Path("/proc", child) for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    assert not [child for child in mine if b"shim" in (child / "cmdline").read_bytes()]
+    for folder in folders:
+        until(folder.exit.exists, "the run ends")

@@ -148,6 +148,37 @@ def test_term_reaches_the_leader_alone(tmp_path: Path) -> None:
     assert not (folder.path / "child-termed").exists()
 
 
+def test_what_its_starter_ignores_it_and_the_run_do_not(tmp_path: Path) -> None:
+    """An ignored SIGCHLD would leave no exit status, an ignored SIGTERM could not stop the run."""
+    folder = attempt(tmp_path / "1", ["sh", "-c", "kill -TERM $$; echo ignored"])
+
+    def ignore() -> None:
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+    shim = subprocess.Popen([sys.executable, "-I", "-S", shim_path(), folder.path], preexec_fn=ignore)  # noqa: PLW1509
+    assert shim.wait(timeout=20) == 0
+    assert read(folder.exit)["signal"] == signal.SIGTERM
+
+
+def test_a_leader_that_ends_before_its_shim_hears_of_the_shutdown(tmp_path: Path) -> None:
+    """A machine that goes down asks all at once: the leader may be gone when the shim looks at its own signal."""
+    folder = attempt(tmp_path / "1", ["sleep", "1000"])
+    shim = start(folder)
+    until(folder.state.exists, "the start is recorded")
+    child = child_of(folder)
+    until(lambda: Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n", "the run has begun")
+    shim.send_signal(signal.SIGSTOP)
+    processes.send(child, signal.SIGTERM)
+    until(lambda: not processes.alive(child), "the leader ends")
+    # The signals that wait for the shim are taken in the order of their numbers; SIGHUP wakes it first.
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGCONT):
+        shim.send_signal(number)
+    assert shim.wait(timeout=20) == 0
+    told = read(folder.exit)
+    assert (told["signal"], told["stop_requested"]) == (signal.SIGTERM, "shutdown")
+
+
 def test_cancel_kills_the_group_at_the_end_of_the_grace(tmp_path: Path) -> None:
     folder = attempt(tmp_path / "1", ["sh", "-c", "trap '' TERM; sleep 1000 & echo $! > pid; touch ready; wait"])
     shim = start(folder)

@@ -23,7 +23,14 @@ STATE = ShimState(
     started=0.0,
 )
 NOTHING = Evidence(
-    exit=None, result=None, state=None, same_boot=False, shim_alive=False, child_alive=False, lock_held=False
+    exit=None,
+    result=None,
+    state=None,
+    same_boot=False,
+    shim_alive=False,
+    child_alive=False,
+    lock_held=False,
+    something_started=False,
 )
 EXIT = looks._Exit(nonce=NONCE, rc=0)
 RESULT = looks._Result(nonce=NONCE, exit_code=0)
@@ -35,6 +42,8 @@ RUNNING = replace(NOTHING, state=STATE, same_boot=True, shim_alive=True, child_a
     [
         (replace(RUNNING, exit=EXIT, result=RESULT), Verdict.TAKE_EXIT),
         (replace(NOTHING, exit=EXIT), Verdict.TAKE_EXIT),
+        (replace(NOTHING, something_started=True), Verdict.LOST),
+        (replace(NOTHING, something_started=True, lock_held=True), Verdict.WAIT_FOR_LOCK),
         (replace(NOTHING, state=STATE, result=RESULT), Verdict.TAKE_RESULT),
         (replace(NOTHING, state=STATE, same_boot=True, result=RESULT), Verdict.TAKE_RESULT),
         (replace(RUNNING, result=RESULT), Verdict.WATCH_SHIM),

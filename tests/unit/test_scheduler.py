@@ -49,10 +49,15 @@ def test_what_can_never_start_holds_nobody_up() -> None:
     assert starts(queued(1, devices=3), queued(2), machine=TWO) == [2]
 
 
-def test_backoff_is_waited_for_but_never_longer_than_its_cap() -> None:
-    made = plan([queued(1, not_before=1e12)], machine=ONE, leases={}, light_running=0, now=50.0)
+def test_backoff_is_waited_for() -> None:
+    made = plan([queued(1, not_before=50.0 + BACKOFF_CAP_S)], machine=ONE, leases={}, light_running=0, now=50.0)
     assert (made.starts, made.wake) == ((), 50.0 + BACKOFF_CAP_S)
     assert starts(queued(1, not_before=-5.0)) == [1]
+
+
+def test_a_clock_that_jumped_back_holds_nobody_up() -> None:
+    """Capped anew with every plan, the backoff would last until the clock has caught up."""
+    assert starts(queued(1, not_before=86_400.0)) == [1]
 
 
 @given(
