@@ -32,7 +32,9 @@ HUGE = 10**30
 def test_what_a_run_writes_beside_its_log_harms_nobody(server: Installation, name: str, text: str) -> None:
     server.start()
     (server.folder / "text").write_text(text)
-    script = f"sed s/NONCE/$AZAION_NONCE/ text > $(echo var/jobs/1-*/1)/{name}; touch ready; while test -e ready; do :; done"
+    script = (
+        f"sed s/NONCE/$AZAION_NONCE/ text > $(echo var/jobs/1-*/1)/{name}; touch ready; while test -e ready; do :; done"
+    )
     number = server.submit(script)
     until((server.folder / "ready").exists, "it is written")
     assert server.ctl("status").returncode == 0
@@ -106,9 +108,7 @@ def full_disk(server: Installation) -> Iterator[None]:
     try:
         yield
     finally:
-        resource.prlimit(
-            server.daemon.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-        )
+        resource.prlimit(server.daemon.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def test_a_full_disk_is_told_and_outlived(server: Installation) -> None:

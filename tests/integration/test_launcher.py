@@ -10,6 +10,16 @@ from tests.shims import attempt, read
 from tests.waiting import until
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def children() -> list[bytes]:
+    """The command lines of this process's children."""
+    pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [Path("/proc", pid, "cmdline").read_bytes() for pid in pids]
+
+
 async def test_one_start_after_the_other_each_by_a_shim_that_was_warm(tmp_path: Path) -> None:
     launcher = ForkLauncher()
     try:
@@ -49,12 +59,11 @@ async def test_the_warm_one_leaves_with_us_and_has_run_nothing(tmp_path: Path) -
 
 async def test_starts_that_overlap_leave_one_warm_shim_and_no_other(tmp_path: Path) -> None:
     launcher = ForkLauncher()
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     folders = [attempt(tmp_path / str(number), ["true"]) for number in range(4)]
     await asyncio.gather(*(launcher.launch(folder) for folder in folders))
     await launcher.close()
-    assert len(os.listdir("/proc/self/fd")) <= before + 2  # the loop's own
-    mine = [Path("/proc", child) for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-    assert not [child for child in mine if b"shim" in (child / "cmdline").read_bytes()]
+    assert open_files() <= before + 2  # the loop's own
+    assert not [command for command in children() if b"shim" in command]
     for folder in folders:
         until(folder.exit.exists, "the run ends")

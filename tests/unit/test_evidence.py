@@ -79,9 +79,11 @@ def test_a_decoy_with_our_pid_is_not_our_process(tmp_path: Path) -> None:
 )
 def test_an_unreadable_file_counts_as_absent(tmp_path: Path, content: bytes) -> None:
     folder = attempt(tmp_path, ["true"])
-    folder.state.write_bytes(content)
     folder.result.write_bytes(content)
     assert judge(looks.gather(folder, NONCE, "here")) is Verdict.FENCE
+    # But a start that cannot be read is a start.
+    folder.state.write_bytes(content)
+    assert judge(looks.gather(folder, NONCE, "here")) is Verdict.LOST
 
 
 def test_a_file_of_another_attempt_counts_as_absent(tmp_path: Path) -> None:

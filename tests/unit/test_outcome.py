@@ -35,6 +35,7 @@ COMMAND: dict[str, Any] = {"kind": Kind.COMMAND, "limit": 1}
         ({"intent": Intent.CANCEL}, ended(signal=9), State.CANCELLED, "cancelled"),
         ({"intent": Intent.STOP}, ended(code=ExitCode.INTERRUPTED), State.CANCELLED, "cancelled"),
         ({"intent": Intent.STOP}, ended(code=ExitCode.DATA), State.FAILED, "data"),
+        ({"intent": Intent.STOP}, ended(code=70), State.FAILED, "exit:70"),
         ({"intent": Intent.STOP}, ended(source=Source.NEVER_STARTED), State.CANCELLED, "cancelled"),
         ({}, ended(code=ExitCode.INTERRUPTED, passed_on="shutdown"), State.QUEUED, "interrupted"),
         ({}, ended(source=Source.REBOOT), State.QUEUED, "lost:reboot"),
