@@ -28,6 +28,7 @@ def look(stream: IO[bytes]) -> tuple[int, int]:
         PictureError: it is none, it is tiny, or it would decode to more than Pillow thinks sane.
     """
     from PIL import Image as pillow  # noqa: N813, PLC0415 see above
+    from PIL import UnidentifiedImageError  # noqa: PLC0415 the same
 
     try:
         with warnings.catch_warnings():
@@ -36,6 +37,8 @@ def look(stream: IO[bytes]) -> tuple[int, int]:
             with pillow.open(stream, formats=FORMATS) as image:
                 width, height = image.size
                 image.verify()
+    except UnidentifiedImageError:
+        raise PictureError("it is no image of a kind that we take") from None
     except Exception as error:  # noqa: BLE001 Pillow's plugins raise whatever comes on damaged files
         raise PictureError(f"{type(error).__name__}: {error}"[:200]) from None
     if min(width, height) < _MIN_PIXELS:
