@@ -206,7 +206,16 @@ def kill_group(pid: int) -> None:
     """Kill what is left of the job's group; only while the leader is unreaped."""
     try:
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
+    except OSError:
+        # Nobody is left, or they have become another user's: how the leader ended must be recorded all the same.
+        pass
+
+
+def ask(pid: int) -> None:
+    """Ask the leader to end; only while it is unreaped."""
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except OSError:
         pass
 
 
@@ -224,7 +233,7 @@ def wait(pid: int) -> tuple[str | None, bool]:
             intent = str(request.get("intent", "shutdown"))
             if intent != passed_on:
                 passed_on = intent
-                os.kill(pid, signal.SIGTERM)
+                ask(pid)
             if intent == "cancel":
                 grace = request.get("grace_s", GRACE_S)
                 limit = time.monotonic() + (float(grace) if isinstance(grace, int | float) else GRACE_S)

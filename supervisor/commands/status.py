@@ -9,6 +9,8 @@ from supervisor.control.client import Client, find_socket
 _COLUMNS = 80
 #: Of a waiting job's name: the reason why it waits matters more.
 _NAME = 24
+#: So many of those that wait; `list` shows all.
+_WAITING = 20
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -47,8 +49,10 @@ def screen(status: dict[str, Any]) -> str:
         lines += ["", "waiting"]
         lines += [
             f"  {job['id']}  {job['kind']}  {text.cut(job['name'], _NAME)}: {job['reason'] or 'about to start'}"
-            for job in jobs["waiting"]
+            for job in jobs["waiting"][:_WAITING]
         ]
+        if (more := len(jobs["waiting"]) - _WAITING) > 0:
+            lines.append(f"  and {more} more; azaionctl list shows them all")
     return "\n".join(text.cut(line, _COLUMNS) for line in lines)
 
 

@@ -8,7 +8,7 @@ The situations that a daemon can meet when it looks at an attempt, in the order 
 3. another boot id: lost with the machine.
 4. the shim lives: wait for it.
 5. the shim is gone, the leader lives: wait for the leader.
-6. both are gone without a word: lost, unless somebody still holds the lock.
+6. both are gone without a word: lost; who is left of it and carries the nonce is killed before anything follows.
 7. no ``state.json``, the lock is held: a shim is on its way or was stopped; wait.
 8. no ``state.json``, the lock is free: fence the folder; only then may another attempt start.
 

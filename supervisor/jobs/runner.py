@@ -84,6 +84,7 @@ class Runner:
         self._asked: dict[int, asyncio.Event] = {}
         self._troubles: dict[int, str] = {}
         self._orphans: list[Orphan] = []
+        self._planned: tuple[tuple[int, int], scheduler.Plan] | None = None
         self._jitter = random.Random()  # noqa: S311 - spreads retries, guards nothing
 
     @property
@@ -123,6 +124,13 @@ class Runner:
 
     def plan(self) -> scheduler.Plan:
         """What would start now, and why everything else waits."""
+        # Many ask for it and ten thousand may wait, so it is made anew only when something has changed or is to come.
+        seen = (self._store.changes, len(self._orphans))
+        if self._planned is None or self._planned[0] != seen or self._planned[1].wake is not None:
+            self._planned = (seen, self._plan())
+        return self._planned[1]
+
+    def _plan(self) -> scheduler.Plan:
         owners = {device: f"job {number}" for device, number in self._store.leases().items()}
         for orphan in self._orphans:
             owners |= dict.fromkeys(orphan.devices, f"an unknown run in {orphan.folder.path}")

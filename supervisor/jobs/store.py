@@ -19,7 +19,7 @@ from typing import Any, Final
 import structlog
 
 from azaion import failpoints
-from supervisor.jobs.model import ACTIVE, TERMINAL, Attempt, Intent, Job, JobError, Kind, State, Submission, sources
+from supervisor.jobs.model import TERMINAL, Attempt, Intent, Job, JobError, Kind, State, Submission, sources
 from supervisor.jobs.outcome import Decision, Ending, cause_of
 from supervisor.processes import Identity
 
@@ -188,6 +188,11 @@ class Store:
             listener()
 
     # Looking.
+
+    @property
+    def changes(self) -> int:
+        """A number that is another one after every change."""
+        return self._connection.total_changes
 
     def get(self, number: int) -> Job:
         """One job.
@@ -392,16 +397,6 @@ class Store:
         failpoints.hit("store.finish.committed")
         return self.get(number)
 
-    def refuse(self, number: int, cause: str, reason: str) -> None:
-        """End a queued job that can never start.
-
-        Raises:
-            IllegalTransitionError: it is not queued.
-        """
-        with self._transaction():
-            self._move(number, State.FAILED, cause=cause, reason=reason, ended=self._clock())
-            self._event(number, "failed", reason, "azaiond")
-
     def note(self, kind: str, text: str, job: int | None = None, actor: str = "azaiond") -> None:
         """Record an event that changes no job, if there is room for it."""
         try:
@@ -458,8 +453,3 @@ def _attempt(row: sqlite3.Row) -> Attempt:
     del columns["job"]
     pid, start = columns.pop("child_pid"), columns.pop("child_start")
     return Attempt(**columns, child=Identity(pid, start) if pid is not None else None)
-
-
-def active(jobs: Iterable[Job]) -> list[Job]:
-    """Those with an attempt under way."""
-    return [job for job in jobs if job.state in ACTIVE]

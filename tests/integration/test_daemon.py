@@ -74,6 +74,15 @@ def test_status_fits_a_terminal_and_a_script(server: Installation) -> None:
     assert status["daemon"]["pid"] == server.daemon.pid if server.daemon else None
 
 
+def test_status_names_the_first_that_wait_and_counts_the_others(server: Installation) -> None:
+    server.start()
+    for _ in range(22):
+        server.submit("true", devices=5)
+    screen = server.ctl("status").stdout.splitlines()
+    assert screen[-1] == "  and 2 more; azaionctl list shows them all"
+    assert len(screen) < 35
+
+
 def test_cancel_and_stop(server: Installation) -> None:
     server.start()
     running = server.submit("sleep 1000")
