@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 import structlog
 
 from azaion import __version__, config, files
-from azaion.config import Config, LauncherName
+from azaion.config import Config, LauncherName, Source
 from azaion.errors import AzaionError
 from supervisor import processes
 from supervisor.control.server import Server
@@ -91,7 +91,7 @@ def configuration(path: Path | None) -> Config:
 
 
 def launcher_of(settings: Config) -> Launcher:
-    """The launcher that the configuration names; never another one.
+    """The launcher that the configuration names; never another one, and never beside a source that is not there yet.
 
     Raises:
         SupervisorError: it cannot be used here.
@@ -100,6 +100,8 @@ def launcher_of(settings: Config) -> Launcher:
         raise SupervisorError(
             f"AZAION_LAUNCHER={settings.daemon.launcher}: this version has only the launcher `fork`",
         )
+    if settings.daemon.source is not Source.SPOOL:
+        raise SupervisorError(f"AZAION_SOURCE={settings.daemon.source}: this version reads only the source `spool`")
     refuse_under_systemd()
     return ForkLauncher()
 
