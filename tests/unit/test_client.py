@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from azaion import layout
 from supervisor.control import client
 from supervisor.control.client import find_socket
+
+CLIENT_SOCKET = client.SYSTEM_SOCKET
 
 
 @pytest.fixture(autouse=True)
@@ -14,6 +17,12 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(client, "SYSTEM_SOCKET", tmp_path / "run" / "control.sock")
+
+
+def test_the_paths_are_those_of_the_layout() -> None:
+    """Written twice, for importing the layout would cost every command a third of its time."""
+    assert CLIENT_SOCKET == layout.RUN_FOLDER / "control.sock"
+    assert client._STATES[0] == layout.DEFAULT_STATE
 
 
 def test_the_option_beats_everything(monkeypatch: pytest.MonkeyPatch) -> None:

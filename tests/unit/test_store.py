@@ -118,6 +118,13 @@ def test_what_was_committed_is_there_after_a_reopening(tmp_path: Path) -> None:
     first.close()
 
 
+def test_a_commit_waits_for_the_disk(store: Store) -> None:
+    """Acknowledged means durable: FULL is 2."""
+    (level,) = store._connection.execute("PRAGMA synchronous").fetchone()
+    (journal,) = store._connection.execute("PRAGMA journal_mode").fetchone()
+    assert (level, journal) == (2, "wal")
+
+
 def test_a_newer_database_is_refused_and_untouched(tmp_path: Path) -> None:
     path = tmp_path / "jobs.sqlite"
     Store(path).close()
