@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 from azaion.layout import AttemptFolder
 from supervisor.jobs.launchers import shim_path
 
-NONCE = "5" * 32
+#: Another one each time, so that nothing that an earlier run of the tests has left is taken for ours.
+NONCE = secrets.token_hex(16)
 
 
 def attempt(path: Path, argv: list[str], **more: Any) -> AttemptFolder:

@@ -118,6 +118,20 @@ def test_killed_before_the_gate_opens_nothing_runs(tmp_path: Path, step: str) ->
     assert not (folder.path / "ran").exists()
 
 
+@pytest.mark.parametrize("step", ["shim.started", "shim.reaped"])
+def test_killed_between_start_and_record_the_run_happened_once_and_counts_as_lost(tmp_path: Path, step: str) -> None:
+    folder = attempt(tmp_path / "1", ["sh", "-c", "echo x >> ran"])
+    assert run(folder, f"{step}=1:kill") == -signal.SIGKILL
+    until(lambda: not evidence.held(folder), "the run ends")
+    assert (folder.path / "ran").read_text() == "x\n"
+    assert not folder.exit.exists()
+    seen = evidence.gather(folder, NONCE, processes.boot_id())
+    assert evidence.judge(seen) is evidence.Verdict.LOST
+    # Another start is not to be had from this folder.
+    assert run(folder) == 73
+    assert (folder.path / "ran").read_text() == "x\n"
+
+
 def test_killed_later_the_run_goes_on_and_keeps_the_lock(tmp_path: Path) -> None:
     folder = attempt(tmp_path / "1", ["sh", "-c", "read line < fifo; touch ran"])
     os.mkfifo(folder.path / "fifo")
