@@ -11,6 +11,7 @@ KILLS ?= 5000
 UV := $(VENV)/lock/bin/uv
 TRAIN := $(VENV)/.train
 DEV := $(VENV)/.dev
+RABBITMQ := $(VENV)/rabbitmq
 
 .PHONY: help demo picture test test-gpu lint format bench soak lock clean
 
@@ -23,7 +24,7 @@ demo: $(TRAIN) ## install, then train on real photographs while the daemon is ki
 picture: $(TRAIN) ## draw a run of the demo for the README
 	$(BIN)/python etc/demo/demo.py | sed "s#$(CURDIR)/##g" | $(BIN)/python etc/demo/picture.py docs/demo.svg
 
-test: $(DEV) ## install, lint, then run every test that needs no GPU
+test: $(DEV) $(RABBITMQ) ## install, lint, then run every test that needs no GPU
 	@$(MAKE) --no-print-directory lint
 	@echo "skipped here: tests/gpu (needs an NVIDIA GPU: make test-gpu), the hours-long soak (make soak)"
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
@@ -76,6 +77,10 @@ $(DEV): requirements/build.lock requirements/dev.lock requirements/torch.txt pyp
 	@echo "installing into $(VENV) (a few minutes, 2 GB)"
 	$(call install,dev,$@)
 	@touch $(TRAIN)
+
+# Absent where the machine has one of its own, or where none can be had: then the script says so.
+$(RABBITMQ): | $(BIN)/python
+	@bash tests/rabbitmq.sh $@
 
 $(UV): | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/lock

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from tests.brokers import Broker, broker
 from tests.installations import Installation, installation
 
 # A busy machine is no failure; one that is, is printed so that it can be replayed.
@@ -16,4 +17,24 @@ hypothesis.settings.load_profile("house")
 def server() -> Iterator[Installation]:
     """An installation whose daemon has not been started yet."""
     with installation() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def rabbit() -> Iterator[Broker]:
+    """One RabbitMQ for all tests that leave it as it is: no kill, no pause, and each a stream of its own (`stream`)."""
+    with broker() as made:
+        yield made
+
+
+@pytest.fixture
+def stream(rabbit: Broker) -> str:
+    """A stream of `rabbit` that no other test knows."""
+    return rabbit.fresh()
+
+
+@pytest.fixture
+def own_rabbit() -> Iterator[Broker]:
+    """A RabbitMQ that the test may kill. One with options of its own: `with tests.brokers.broker(...)`."""
+    with broker() as made:
         yield made
