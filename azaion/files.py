@@ -69,7 +69,12 @@ def make_folder(path: Path) -> None:
 
 def write_temporary(path: Path, data: bytes | memoryview, *, mode: int = 0o644, durable: bool = True) -> Path:
     """Write ``data`` beside ``path`` and return the temporary file, to be renamed later. An error leaves nothing."""
-    temporary = temporary_for(path)
+    return Path(write_into(str(path.parent), data, mode=mode, durable=durable))
+
+
+def write_into(folder: str, data: bytes | memoryview, *, mode: int = 0o644, durable: bool = True) -> str:
+    """Write ``data`` into a temporary file in ``folder``; returns its path. As text, for those who write very many."""
+    temporary = f"{folder}/{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         try:
@@ -81,7 +86,7 @@ def write_temporary(path: Path, data: bytes | memoryview, *, mode: int = 0o644, 
         finally:
             os.close(descriptor)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        Path(temporary).unlink()
         raise
     return temporary
 

@@ -354,6 +354,11 @@ class Layout:
         return self.state / "consumer.json"
 
     @property
+    def consumer_request(self) -> Path:
+        """Where a blocked consumer is to go on; by the daemon, removed by the consumer when it is done."""
+        return self.state / "consumer-request.json"
+
+    @property
     def consumer_log(self) -> Path:
         """Standard output and error of the consumer."""
         return self.state / "consumer.log"

@@ -71,6 +71,8 @@ class SecretReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f]{1,255}\Z", description="one line of at most 255 characters")]
+#: rstream writes the length of a text in characters where the protocol wants bytes.
+Ascii = Annotated[str, Meta(pattern=r"^[\x20-\x7e]{1,255}\Z", description="one line of at most 255 ASCII characters")]
 Host = Annotated[str, Meta(pattern=r"^[^\s/@]{1,253}\Z", description="a host name or an address")]
 Port = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
 Url = Annotated[
@@ -95,6 +97,7 @@ ModelFile = Annotated[
         description="the name of a model file, ending in .pt, .yaml or .yml",
     ),
 ]
+Seconds = Annotated[int, Meta(ge=1, le=3600, description="a number of seconds, 1 to 3600")]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1")]
 BatchSize = Annotated[int, Meta(ge=1, le=65536, description="a number of images, 1 to 65536")]
 ImageSize = Annotated[int, Meta(ge=32, le=16384, multiple_of=32, description="a multiple of 32, 32 to 16384")]
@@ -165,7 +168,30 @@ class RabbitMQ:
     port: Port = field(metadata=_variable("RABBITMQ_PORT", "Port of RabbitMQ Streams."))
     user: Text = field(metadata=_variable("RABBITMQ_USER", "User at the broker."))
     password: SecretReference = field(metadata=_variable("RABBITMQ_PASSWORD", "Password at the broker."))
-    queue_name: Text = field(metadata=_variable("RABBITMQ_QUEUE_NAME", "Name of the stream of annotations."))
+    queue_name: Ascii = field(metadata=_variable("RABBITMQ_QUEUE_NAME", "Name of the stream of annotations."))
+    vhost: Ascii = field(metadata=_variable("RABBITMQ_VHOST", "Virtual host of the stream.", default="/"))
+    tls: bool = field(
+        metadata=_variable("RABBITMQ_TLS", "Whether to speak TLS; the certificate is always verified.", default="false")
+    )
+    tls_ca: Path | None = field(
+        metadata=_variable(
+            "RABBITMQ_TLS_CA", "Certificates (PEM) of the authority that signed the broker's; default: the system's."
+        ),
+    )
+    load_balancer: bool = field(
+        metadata=_variable(
+            "RABBITMQ_LOAD_BALANCER",
+            "Whether RABBITMQ_HOST is a load balancer: connections then go only through it.",
+            default="false",
+        ),
+    )
+    heartbeat: Seconds = field(
+        metadata=_variable(
+            "RABBITMQ_HEARTBEAT",
+            "Seconds between heartbeats; a connection that is silent for twice as long is given up.",
+            default="20",
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,8 +327,10 @@ class Variable:
         """What a good value is, for the reader of an error."""
         if isinstance(self.type, type) and issubclass(self.type, StrEnum):
             return "one of " + ", ".join(self.type)
-        if self.type is Path:
+        if self.type in {Path, Path | None}:
             return "a path"
+        if self.type is bool:
+            return "true or false"
         if self.type is SecretReference:
             return "'variable: NAME', for a secret never stands here itself"
         metas = (part for option in (self.type, *get_args(self.type)) for part in get_args(option))

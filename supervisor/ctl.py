@@ -28,7 +28,9 @@ MODULES: Final = MappingProxyType(
         "events": "watch",
         "cancel": "jobs",
         "stop": "jobs",
+        "consumer": "consumer",
         "annotations": "annotations",
+        "quarantine": "quarantine",
         "config": "config",
     },
 )

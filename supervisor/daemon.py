@@ -13,16 +13,16 @@ from typing import Any, Final, NoReturn
 import structlog
 
 from azaion import __version__, config, files
-from azaion.config import Config, LauncherName, Source
+from azaion.config import Config, LauncherName
 from azaion.errors import AzaionError
 from supervisor import processes
+from supervisor.consumer import ConsumerRoom
 from supervisor.control.server import Server
 from supervisor.errors import SupervisorError
 from supervisor.jobs.launchers import ForkLauncher, Launcher, in_container, refuse_under_systemd
 from supervisor.jobs.runner import Runner, machine_of
 from supervisor.jobs.store import Store
 from supervisor.logs import configure
-from supervisor.services import Service, ServiceSpec
 
 #: sysexits.h: the configuration is wrong, so starting again cannot help. The unit's RestartPreventExitStatus.
 EX_CONFIG: Final = 78
@@ -91,7 +91,7 @@ def configuration(path: Path | None) -> Config:
 
 
 def launcher_of(settings: Config) -> Launcher:
-    """The launcher that the configuration names; never another one, and never beside a source that is not there yet.
+    """The launcher that the configuration names; never another one.
 
     Raises:
         SupervisorError: it cannot be used here.
@@ -100,31 +100,8 @@ def launcher_of(settings: Config) -> Launcher:
         raise SupervisorError(
             f"AZAION_LAUNCHER={settings.daemon.launcher}: this version has only the launcher `fork`",
         )
-    if settings.daemon.source is not Source.SPOOL:
-        raise SupervisorError(f"AZAION_SOURCE={settings.daemon.source}: this version reads only the source `spool`")
     refuse_under_systemd()
     return ForkLauncher()
-
-
-def consumer_of(settings: Config, note: Any) -> Service:
-    """The annotation consumer as a service."""
-    return Service(
-        ServiceSpec(
-            name="consumer",
-            argv=[
-                sys.executable,
-                "-P",
-                "-m",
-                "workers.consumer",
-                "--parent-pipe",
-                "--config",
-                str(settings.layout.config),
-            ],
-            log=settings.layout.consumer_log,
-            environment=("PATH", "HOME", "LANG", "LC_ALL", "TZ", "CREDENTIALS_DIRECTORY", "AZAION_FAILPOINTS"),
-        ),
-        note,
-    )
 
 
 async def serve(settings: Config, launcher: Launcher) -> None:
@@ -142,7 +119,7 @@ async def serve(settings: Config, launcher: Launcher) -> None:
             machine=machine_of(settings.daemon.gpu_ids),
             boot_id=processes.boot_id(),
         )
-        consumer = consumer_of(settings, store.note)
+        consumer = ConsumerRoom(settings, store.note)
         server = Server(config=settings, store=store, runner=runner, consumer=consumer)
         store.note("daemon-started", f"azaion {__version__}, pid {os.getpid()}")
         _log.info("started", version=__version__, pid=os.getpid(), state=str(settings.layout.state))

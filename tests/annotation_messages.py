@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from azaion import files
-from azaion.annotations.spool import Message
+from azaion.annotations.stream import Message
 from azaion.layout import Layout
 from tests.annotation_trees import picture
 

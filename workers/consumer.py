@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,9 @@ from azaion import config
 from azaion.annotations.consumer import Consumer
 from azaion.annotations.sources import SpoolSource
 from azaion.annotations.spool import Spool
-from azaion.config import Config, ConfigError, Source
+from azaion.annotations.stream import Source
+from azaion.config import Config, ConfigError
+from azaion.config import Source as SourceName
 from azaion.errors import AzaionError
 
 EX_CONFIG: Final = 78
@@ -43,19 +46,37 @@ def main() -> int:
     try:
         settings = config.load(arguments.config)
         config.check_root(settings)
-        if settings.daemon.source is not Source.SPOOL:
-            raise ConfigError(
-                "the configuration cannot be used:",
-                [f"AZAION_SOURCE={settings.daemon.source}: this version reads only the source `spool`"],
-            )
+        source = source_of(settings)
     except (AzaionError, OSError) as error:
         _log.error("cannot start", reason=str(error))
         return EX_CONFIG
-    asyncio.run(consume(settings, parent_pipe=arguments.parent_pipe))
+    asyncio.run(consume(settings, source, parent_pipe=arguments.parent_pipe))
     return 0
 
 
-async def consume(settings: Config, *, parent_pipe: bool) -> None:
+def source_of(settings: Config) -> Source:
+    """The source that the configuration names.
+
+    Raises:
+        AzaionError: it cannot be used as it is configured.
+    """
+    if settings.daemon.source is SourceName.SPOOL:
+        return SpoolSource(Spool(settings.layout.spool), str(settings.layout.spool))
+    # Imported only where it is needed: it costs more than the rest of the start.
+    from azaion.annotations import link  # noqa: PLC0415
+    from azaion.annotations.rabbitmq import RabbitMQSource  # noqa: PLC0415
+
+    broker = settings.rabbitmq
+    if broker is None:
+        raise ConfigError("the configuration cannot be used:", ["AZAION_SOURCE=rabbitmq needs RABBITMQ_*"])
+    link.quiet()
+    link.ssl_context(broker)
+    secret = partial(config.resolve, broker.password, os.environ, Path(".env"))
+    secret()
+    return RabbitMQSource(broker, secret)
+
+
+async def consume(settings: Config, source: Source, *, parent_pipe: bool) -> None:
     """Consume until SIGTERM or SIGINT, or until the parent is gone."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -63,8 +84,7 @@ async def consume(settings: Config, *, parent_pipe: bool) -> None:
         loop.add_signal_handler(number, stop.set)
     if parent_pipe:
         loop.add_reader(sys.stdin.fileno(), _heed, stop)
-    source = SpoolSource(Spool(settings.layout.spool))
-    await Consumer(settings.layout, source, str(settings.layout.spool), stop).run()
+    await Consumer(settings.layout, source, stop).run()
 
 
 def _heed(stop: asyncio.Event) -> None:

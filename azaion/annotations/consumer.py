@@ -11,13 +11,13 @@ from typing import Any, Final
 
 import structlog
 
-from azaion import files
+from azaion import backoff, files
 from azaion.annotations import offset as offsets
-from azaion.annotations.errors import AnnotationError
+from azaion.annotations.errors import AnnotationError, BlockedError
 from azaion.annotations.offset import Position
-from azaion.annotations.sources import Source
-from azaion.annotations.spool import Message
-from azaion.annotations.store import AnnotationStore
+from azaion.annotations.retries import retry_marked
+from azaion.annotations.store import AnnotationStore, Applied
+from azaion.annotations.stream import Batch, Choice, Lag, Source
 from azaion.layout import Layout
 
 #: Over how long the rate is counted.
@@ -36,6 +36,7 @@ class ConsumerState(StrEnum):
     STARTING = "starting"
     WAITING_FOR_LOCK = "waiting-for-lock"
     CONSUMING = "consuming"
+    DISCONNECTED = "disconnected"  # from the broker; trying again
     RETRYING = "retrying"  # the disk refuses
     BLOCKED = "blocked"  # a person must decide
     FAILED = "failed"  # a defect of ours
@@ -48,25 +49,32 @@ class Consumer:
     Args:
         layout: where the annotations lie.
         source: where they come from.
-        name: of the stream, for people.
         stop: set it, and what is in hand is committed and `run` returns.
     """
 
-    def __init__(self, layout: Layout, source: Source, name: str, stop: asyncio.Event) -> None:
+    def __init__(self, layout: Layout, source: Source, stop: asyncio.Event) -> None:
         self._layout = layout
         self._source = source
-        self._name = name
         self._stop = stop
+        self._cleaned = asyncio.Event()
         self._store = AnnotationStore(layout)
         self._state = ConsumerState.STARTING
         self._position: Position | None = None
-        self._lag = 0
+        self._lag = Lag(messages=None)
         self._applied = 0
-        self._quarantined = 0
         self._error: str | None = None
+        self._undecided = False
+        self._refused: float | None = None
         self._recent: deque[tuple[float, int]] = deque()
         self._began = time.monotonic()
+        self._shown = self._state
+        self._since = time.time()
         self._dirty = True
+
+    @property
+    def offset(self) -> int:
+        """The next message to read: all before it are on disk."""
+        return self._position.offset if self._position is not None else 0
 
     async def run(self) -> None:
         """Consume until asked to stop."""
@@ -74,6 +82,8 @@ class Consumer:
             if await self._alone(held):
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._tell_regularly())
+                    tasks.create_task(self._retry_regularly())
+                    tasks.create_task(self._survey())
                     await self._consume()
                 # Told while we hold the lock: afterwards it is for the next one to tell.
                 self._become(ConsumerState.STOPPED)
@@ -93,26 +103,37 @@ class Consumer:
         return False
 
     async def _consume(self) -> None:
+        """Consume until asked to stop; whenever it is blocked, until a person has decided where to go on."""
         try:
             await asyncio.to_thread(self._store.clean)
-            self._quarantined = await asyncio.to_thread(self._store.quarantine.count)
-            self._position = offsets.read(self._layout.offset)
-            self._become(ConsumerState.CONSUMING)
-            async with aclosing(self._source.batches(self._position)) as batches:
-                while (batch := await self._next(batches)) is not None:
-                    if not await self._commit(*batch):
-                        return
-        except AnnotationError as error:
-            self._error = str(error)
-            self._become(ConsumerState.BLOCKED)
-            _log.error("blocked", reason=str(error))
-            await self._stop.wait()
+            self._cleaned.set()
+            while not self._stop.is_set():
+                self._position = None
+                try:
+                    self._position = offsets.read(self._layout.offset)
+                    # Told in a moment: by then it is connected, or is not.
+                    self._state = ConsumerState.CONSUMING
+                    self._dirty = True
+                    async with aclosing(self._source.batches(self._position)) as batches:
+                        while (batch := await self._next(batches)) is not None:
+                            if not (await self._room() and await self._commit(batch)):
+                                return
+                except AnnotationError as error:
+                    await self._blocked(error)
         except Exception as error:
             self._error = f"{type(error).__name__}: {error}"
             self._become(ConsumerState.FAILED)
             raise
 
-    async def _next(self, batches: AsyncGenerator[tuple[int, list[Message]]]) -> tuple[int, list[Message]] | None:
+    async def _survey(self) -> None:
+        """Have the store find out what makes it faster; without it, it is only slower."""
+        await self._cleaned.wait()
+        try:
+            await asyncio.to_thread(self._store.survey, self._stop.is_set)
+        except OSError as error:
+            _log.warning("cannot look for files without a record", error=str(error))
+
+    async def _next(self, batches: AsyncGenerator[Batch]) -> Batch | None:
         """The next batch; None when asked to stop."""
         coming = asyncio.ensure_future(anext(batches))
         stopping = asyncio.ensure_future(self._stop.wait())
@@ -126,12 +147,12 @@ class Consumer:
                 future.cancel()
             await asyncio.gather(coming, stopping, return_exceptions=True)
 
-    async def _commit(self, incarnation: int, messages: list[Message]) -> bool:
+    async def _commit(self, batch: Batch) -> bool:
         """Commit a group, again and again while the disk refuses; false if asked to stop before it was done."""
-        pause = _BACKOFF_S
+        pauses = backoff.delays(_BACKOFF_S, _BACKOFF_CAP_S)
         while True:
             try:
-                done = await asyncio.to_thread(self._commit_group, incarnation, messages)
+                done = await asyncio.to_thread(self._commit_group, batch)
             except BlockingIOError:
                 # A dataset is being taken. Who asks us to stop meanwhile does not wait for its end.
                 await self._pause(_LOCK_S)
@@ -141,28 +162,105 @@ class Consumer:
             except OSError as error:
                 self._error = f"{error}; trying again"
                 self._become(ConsumerState.RETRYING)
-                _log.error("cannot commit", first=messages[0].offset, error=str(error))
-                await self._pause(pause)
-                pause = min(2 * pause, _BACKOFF_CAP_S)
+                _log.error("cannot commit", first=batch.messages[0].offset, error=str(error))
+                await self._pause(next(pauses))
                 if self._stop.is_set():
                     return False
                 continue
-            self._applied += done[0]
-            self._quarantined += done[1]
-            self._recent.append((time.monotonic(), len(messages)))
+            self._applied += done.applied
+            self._recent.append((time.monotonic(), len(batch.messages)))
             if self._state is not ConsumerState.CONSUMING:
                 self._error = None
                 self._become(ConsumerState.CONSUMING)
             self._dirty = True
             return True
 
-    def _commit_group(self, incarnation: int, messages: list[Message]) -> tuple[int, int]:
-        position = Position(incarnation, messages[-1].offset + 1)
+    def _commit_group(self, batch: Batch) -> Applied:
         with files.locked(self._layout.commit_lock, wait=False):
-            done = self._store.apply(messages, incarnation)
-            offsets.write(self._layout.offset, position, self._name)
-        self._position = position
-        return done.applied, done.quarantined
+            done = self._store.apply(batch.messages, batch.position.incarnation)
+            offsets.write(self._layout.offset, batch.position)
+        self._position = batch.position
+        return done
+
+    async def _room(self) -> bool:
+        """Wait while the quarantine is full; false if asked to stop meanwhile.
+
+        What is bad goes there and nowhere else, so that the stream has to wait until somebody has looked.
+        """
+        while (full := await asyncio.to_thread(self._store.quarantine.full)) is not None:
+            if self._error != full:
+                self._error = full
+                self._become(ConsumerState.BLOCKED)
+                _log.error("blocked", reason=full)
+            await self._pause(_TELL_S)
+            if self._stop.is_set():
+                return False
+        return True
+
+    # Being blocked.
+
+    async def _blocked(self, error: AnnotationError) -> None:
+        """Wait for a person's decision, and note it as the new position; return too when asked to stop."""
+        self._error = str(error)
+        self._undecided = True
+        self._become(ConsumerState.BLOCKED)
+        _log.error("blocked", reason=str(error))
+        while not self._stop.is_set():
+            choice = await asyncio.to_thread(self._decision)
+            if choice is None:
+                await self._pause(_LOCK_S)
+                continue
+            try:
+                anew = isinstance(error, BlockedError) and error.anew
+                position = await self._source.resolve(choice, self._position, anew=anew)
+                if position != self._position:
+                    await asyncio.to_thread(offsets.write, self._layout.offset, position)
+            except (AnnotationError, OSError) as refusal:
+                self._error = f"{error}; cannot go on from {choice}: {refusal}"
+                _log.error("still blocked", choice=str(choice), reason=str(refusal))
+                self._refused = time.time()
+                self._tell()
+                self._decided()
+                continue
+            _log.warning("resumed", choice=str(choice), was=self._position, now=position)
+            self._error = None
+            self._undecided = False
+            self._become(ConsumerState.STARTING)
+            self._decided()
+            return
+
+    def _decision(self) -> Choice | int | None:
+        """What a person has decided, about this very position; what was decided about another one is forgotten."""
+        try:
+            asked = files.read_json(self._layout.consumer_request)
+            choice, position = asked["from"], asked["position"]
+            mine = None if self._position is None else [self._position.incarnation, self._position.offset]
+            if position == mine:
+                return choice if type(choice) is int else Choice(choice)
+        except FileNotFoundError:
+            return None
+        except (OSError, files.FileError, KeyError, ValueError) as error:
+            _log.error("a decision cannot be read", error=str(error))
+        self._decided()
+        return None
+
+    def _decided(self) -> None:
+        try:
+            self._layout.consumer_request.unlink(missing_ok=True)
+        except OSError as error:
+            _log.error("cannot remove", path=str(self._layout.consumer_request), error=str(error))
+
+    async def _retry_regularly(self) -> None:
+        """Try again what people have taken out of the quarantine."""
+        await self._cleaned.wait()
+        while not self._stop.is_set():
+            try:
+                for name, reason in await asyncio.to_thread(retry_marked, self._store, self._layout):
+                    _log.info("retried", message=name, reason=reason)
+                    self._dirty = True
+            except (AnnotationError, OSError) as error:
+                _log.error("cannot retry", error=str(error))
+            await self._pause(_TELL_S)
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -179,11 +277,14 @@ class Consumer:
             self._tell()
 
     async def _tell_regularly(self) -> None:
+        trouble = None
         while not self._stop.is_set():
             # The rate of the last minute goes down though nothing comes.
-            if (self._dirty or self._recent) and self._position is not None:
+            if self._dirty or self._recent or self._source.trouble != trouble or self._lag.messages:
                 self._dirty = False
-                self._lag = await self._source.lag(self._position.offset)
+                trouble = self._source.trouble
+                if self._position is not None:
+                    self._lag = await self._source.lag(self._position)
                 self._tell()
             await self._pause(_TELL_S)
 
@@ -191,21 +292,33 @@ class Consumer:
         now = time.monotonic()
         while self._recent and now - self._recent[0][0] > _RATE_S:
             self._recent.popleft()
+        sizes = [count for _, count in self._recent]
+        state, error = self._state, self._error
+        if state is ConsumerState.CONSUMING and self._source.trouble is not None:
+            state, error = ConsumerState.DISCONNECTED, self._source.trouble
+        if state is not self._shown:
+            self._shown, self._since = state, time.time()
         told: dict[str, Any] = {
-            "state": self._state,
+            "state": state,
+            "since": self._since,
             "pid": os.getpid(),
-            "source": self._name,
+            "source": self._source.name,
             "incarnation": self._position.incarnation if self._position else None,
-            "offset": self._position.offset if self._position else 0,
-            "lag": self._lag,
-            "rate": sum(count for _, count in self._recent) / max(1.0, min(_RATE_S, now - self._began)),
+            "offset": self.offset,
+            "lag": self._lag.messages,
+            "lag_s": self._lag.seconds,
+            "rate": sum(sizes) / max(1.0, min(_RATE_S, now - self._began)),
+            "batch": sum(sizes) / len(sizes) if sizes else None,
+            "largest_batch": max(sizes, default=None),
             "applied": self._applied,
-            "quarantined": self._quarantined,
-            "last_error": self._error,
+            "quarantined": self._store.quarantine.count(),
+            "undecided": self._undecided,
+            "refused": self._refused,
+            "last_error": error,
             "updated": time.time(),
         }
         try:
             files.write_json(self._layout.consumer_status, told, durable=False)
-        except OSError as error:
+        except OSError as problem:
             self._dirty = True
-            _log.error("cannot tell", error=str(error))
+            _log.error("cannot tell", error=str(problem))

@@ -12,4 +12,13 @@ class BadMessageError(AnnotationError):
 
 
 class BlockedError(AnnotationError):
-    """The stream and the stored offset do not belong together: going on would lose messages or repeat them."""
+    """The stream and the stored offset do not belong together: going on would lose messages or repeat them.
+
+    Args:
+        text: what is wrong, with the numbers.
+        anew: whether the stream is another one than the one that was read: its messages count as later ones.
+    """
+
+    def __init__(self, text: str, *, anew: bool = False) -> None:
+        super().__init__(text)
+        self.anew = anew

@@ -170,7 +170,7 @@ _KEYS: Final[Mapping[str, str]] = {
 }
 
 
-def decode(status: int | str | None, body: bytes) -> Annotation | Bulk:
+def decode(status: int | str | None, body: bytes | memoryview) -> Annotation | Bulk:
     """Read a message.
 
     Args:
@@ -232,7 +232,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def _read(decoder: "msgspec.msgpack.Decoder[_Body]", body: bytes) -> _Body:
+def _read(decoder: "msgspec.msgpack.Decoder[_Body]", body: bytes | memoryview) -> _Body:
     if len(body) > MAX_MESSAGE_BYTES:
         raise BadMessageError(f"the body has {len(body)} bytes, more than {MAX_MESSAGE_BYTES}")
     try:

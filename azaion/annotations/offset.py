@@ -17,10 +17,15 @@ class Position:
     Attributes:
         incarnation: which stream; one that was made anew under the same name has a greater one.
         offset: of the next message to read.
+        stream: the stream's name; None if it was never noted.
+        anchor: the SHA-256 of the message before, by which a stream that was made anew is told from the one that was
+            read; None if it is not known.
     """
 
     incarnation: int
     offset: int
+    stream: str | None = None
+    anchor: str | None = None
 
 
 def read(path: Path) -> Position | None:
@@ -38,19 +43,26 @@ def read(path: Path) -> Position | None:
     incarnation, offset = value.get("incarnation"), value.get("offset")
     if type(incarnation) is not int or type(offset) is not int or min(incarnation, offset) < 0:
         raise AnnotationError(_advice(path, "it needs `incarnation` and `offset`, both numbers from 0"))
-    return Position(incarnation, offset)
+    stream, anchor = value.get("stream"), value.get("anchor")
+    return Position(
+        incarnation,
+        offset,
+        stream=stream if isinstance(stream, str) else None,
+        anchor=anchor if isinstance(anchor, str) else None,
+    )
 
 
-def write(path: Path, position: Position, stream: str) -> None:
+def write(path: Path, position: Position) -> None:
     """Replace the offset, atomically and durably.
 
     Raises:
         OSError: on a full disk and the like; the old offset is then untouched.
     """
     document = {
-        "stream": stream,
+        "stream": position.stream,
         "incarnation": position.incarnation,
         "offset": position.offset,
+        **({"anchor": position.anchor} if position.anchor is not None else {}),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     failpoints.hit("offset.before")

@@ -1,45 +1,27 @@
-"""Where messages come from."""
+"""The embedded stream as a source."""
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Final, Protocol
+from typing import Final
 
 from azaion.annotations.errors import BlockedError
 from azaion.annotations.offset import Position
-from azaion.annotations.spool import Message, Spool
+from azaion.annotations.spool import Spool
+from azaion.annotations.stream import GROUP_BYTES, GROUP_COUNT, Batch, Choice, Lag
 
-#: A group of messages ends with either; what is in hand is then committed together.
-GROUP_COUNT: Final = 256
-GROUP_BYTES: Final = 32 << 20
 #: How often an exhausted spool is looked at.
 _LOOK_S: Final = 0.1
-
-
-class Source(Protocol):
-    """A stream of messages."""
-
-    def batches(self, position: Position | None) -> AsyncGenerator[tuple[int, list[Message]]]:
-        """Messages from ``position`` on (None: from the beginning), in order, with their stream's incarnation.
-
-        It waits for more without end, and takes no more from the stream than one batch ahead.
-
-        Raises:
-            BlockedError: the position does not belong to the stream.
-        """
-        ...
-
-    async def lag(self, offset: int) -> int:
-        """How many messages there are from ``offset`` on."""
-        ...
 
 
 class SpoolSource:
     """The embedded stream."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, name: str) -> None:
         self._spool = spool
+        self.name = name
+        self.trouble: str | None = None
 
-    async def batches(self, position: Position | None) -> AsyncGenerator[tuple[int, list[Message]]]:
+    async def batches(self, position: Position | None) -> AsyncGenerator[Batch]:
         """See `Source`."""
         spool = self._spool
         incarnation = await self._incarnation(position)
@@ -58,12 +40,9 @@ class SpoolSource:
                 continue
             await asyncio.to_thread(spool.settle)
             if spool.incarnation != incarnation:
-                raise BlockedError(
-                    f"the spool has become another stream ({spool.incarnation}) than the one that was read "
-                    f"({incarnation}): restore the old spool, or remove offset.yaml to read the new one",
-                )
-            yield incarnation, found
+                raise BlockedError(_another(spool.incarnation, incarnation, offset), anew=True)
             offset = found[-1].offset + 1
+            yield Batch(messages=found, position=Position(incarnation, offset, stream=self.name))
 
     async def _incarnation(self, position: Position | None) -> int:
         """Which stream it is, once it is one."""
@@ -72,13 +51,11 @@ class SpoolSource:
                 raise BlockedError(
                     f"offset {position.offset} of stream {position.incarnation} is stored, but the spool is empty: "
                     f"is its disk mounted, is AZAION_SPOOL_DIR right?",
+                    anew=True,
                 )
             await asyncio.sleep(_LOOK_S)
         if position is not None and position.incarnation != incarnation:
-            raise BlockedError(
-                f"the spool is another stream ({incarnation}) than the one whose offset {position.offset} is stored "
-                f"({position.incarnation}): restore the old spool, or remove offset.yaml to read the new one",
-            )
+            raise BlockedError(_another(incarnation, position.incarnation, position.offset), anew=True)
         return incarnation
 
     async def _wait(self, offset: int) -> None:
@@ -90,6 +67,26 @@ class SpoolSource:
                 raise BlockedError(f"message {offset} of the spool is missing, but there are later ones: restore it")
             await asyncio.sleep(_LOOK_S)
 
-    async def lag(self, offset: int) -> int:
+    async def lag(self, position: Position) -> Lag:
         """See `Source`."""
-        return max(0, await asyncio.to_thread(self._spool.end) - offset)
+        return Lag(messages=max(0, await asyncio.to_thread(self._spool.end) - position.offset))
+
+    async def resolve(self, choice: Choice | int, position: Position | None, *, anew: bool) -> Position:
+        """See `Source`. The spool knows by itself which stream it is, so ``anew`` says nothing new."""
+        del anew
+        if choice is Choice.STORED:
+            if position is None:
+                raise BlockedError("no offset is stored: choose another place")
+            return position
+        incarnation = self._spool.incarnation
+        if incarnation is None:
+            raise BlockedError("the spool is empty: there is no place in it yet")
+        first, end = await asyncio.to_thread(self._spool.first), await asyncio.to_thread(self._spool.end)
+        offset = {Choice.FIRST: first, Choice.NEXT: end}[choice] if isinstance(choice, Choice) else choice
+        if not first <= offset <= end:
+            raise BlockedError(f"offset {offset} is not in the spool, which holds messages {first} to {end - 1}")
+        return Position(incarnation, offset, stream=self.name)
+
+
+def _another(found: int | None, read: int, offset: int) -> str:
+    return f"the spool is another stream ({found}) than the one that was read ({read}) up to offset {offset}"

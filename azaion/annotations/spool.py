@@ -7,7 +7,6 @@ number is given once, and a file that has one is whole. Writers may be several p
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +15,7 @@ import msgspec
 from azaion import failpoints, files
 from azaion.annotations.errors import AnnotationError, BadMessageError
 from azaion.annotations.message import MAX_MESSAGE_BYTES
+from azaion.annotations.stream import Form, Message
 
 _SUFFIX: Final = ".msg"
 _DIGITS: Final = 20
@@ -34,25 +34,6 @@ class _Entry(msgspec.Struct, array_like=True):
 
 _decoder: Final = msgspec.msgpack.Decoder(_Entry)
 _encoder: Final = msgspec.msgpack.Encoder()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """What a stream gives: a numbered body with its property, not yet understood.
-
-    Attributes:
-        offset: its number in the stream.
-        status: the property ``AnnotationStatus``.
-        body: the body.
-        problem: why there is no body to speak of; such a message can only be quarantined.
-        path: the file that is the problem.
-    """
-
-    offset: int
-    status: int | str | None = None
-    body: bytes = b""
-    problem: str | None = None
-    path: Path | None = None
 
 
 class Spool:
@@ -80,6 +61,15 @@ class Spool:
         if not text.isdigit() or len(text) > _DIGITS:
             raise AnnotationError(f"{path} is damaged: it holds no number; restore it from a backup")
         return int(text)
+
+    def first(self) -> int:
+        """The lowest number that a message has; 0 if there is none."""
+        try:
+            with os.scandir(self._folder) as entries:
+                numbers = [number for entry in entries if (number := _number(entry.name)) >= 0]
+        except FileNotFoundError:
+            return 0
+        return min(numbers, default=0)
 
     def end(self) -> int:
         """The number that the next message will get. The folder is listed once; then it is only looked ahead."""
@@ -146,13 +136,15 @@ class Spool:
         except FileNotFoundError:
             return None
         except files.FileError as error:
-            return Message(offset=offset, problem=str(error), path=path)
+            return Message(offset=offset, form=Form.FILE, problem=str(error), path=path)
         try:
             entry = _decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return Message(offset=offset, body=data, problem=f"{path.name} is damaged: {error}")
+            return Message(offset=offset, body=data, form=Form.FILE, problem=f"{path.name} is damaged: {error}")
         if entry.version != _VERSION:
-            return Message(offset=offset, body=data, problem=f"{path.name} is of version {entry.version}")
+            return Message(
+                offset=offset, body=data, form=Form.FILE, problem=f"{path.name} is of version {entry.version}"
+            )
         return Message(offset=offset, status=entry.status, body=entry.body)
 
     def _begin(self) -> None:

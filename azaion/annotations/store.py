@@ -1,15 +1,15 @@
 """Annotations on disk: applies groups of messages so that each group is durable before its offset is.
 
-A group goes in three steps, each durable before the next: (1) new images and labels are written under temporary names;
-(2) they get their names, what is kept goes where it belongs, and every other copy goes; (3) the records. A crash
-between two steps is taken up by reading the same messages again: every step finds what was done of it already, wherever
-that is, or does it again.
+A group goes in three steps, each durable before the next: (1) new images, labels and records are written under
+temporary names; (2) images and labels get their names, what is kept goes where it belongs, and every other copy goes;
+(3) the records get their names. A crash between two steps is taken up by reading the same messages again: every step
+finds what was done of it already, wherever that is, or does it again.
 """
 
 import io
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +25,15 @@ from azaion.annotations.message import Annotation, Bulk, decode
 from azaion.annotations.quarantine import Quarantine
 from azaion.annotations.record import LEFT_BEHIND, Folder, Place, Record
 from azaion.annotations.rules import Change
-from azaion.annotations.spool import Message
+from azaion.annotations.stream import GROUP_COUNT, Form, Message
 from azaion.layout import Layout
 
 #: From so many files on, one sync of the filesystem is cheaper than an fsync of each.
 _MANY_FILES: Final = 16
+#: After a start, and after a failure, so many messages may have been applied in part: as many as a group may have.
+_CAREFUL: Final = GROUP_COUNT
+#: With more files without a record than this, each name is looked for in all folders.
+_MANY_UNRECORDED: Final = 50_000
 #: From so many annotations on, a group is committed in parts: each bulk message may name a hundred thousand.
 _MANY_ENTRIES: Final = 10_000
 
@@ -46,10 +50,14 @@ class Applied:
 
 @dataclass(slots=True)
 class _Entry:
-    """An annotation while a group is worked out: as it lies on disk, and as it will."""
+    """An annotation while a group is worked out: as it lies on disk, and as it will.
+
+    ``careful``: whether its files may lie elsewhere than its record says.
+    """
 
     before: Record | None
     now: Record | None
+    careful: bool
     image: bytes | memoryview | None = None
     label: str | None = None
 
@@ -69,6 +77,25 @@ class AnnotationStore:
         self._images = {folder: str(files_of.images) for folder, files_of in folders.items()}
         self._labels = {folder: str(files_of.labels) for folder, files_of in folders.items()}
         self.quarantine = Quarantine(layout.quarantine)
+        self._careful = _CAREFUL
+        self._unrecorded: frozenset[str] | None = None
+
+    def survey(self, stop: Callable[[], bool] = bool) -> None:
+        """Find the files that have no record, so that later no other name has to be looked for in every folder.
+
+        It takes as long as looking at every file takes, and may run in a thread of its own beside all else. It ends
+        early, and to no avail, when ``stop`` says so.
+        """
+        found: set[str] = set()
+        for folder in self._images.values():
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = entry.name.rpartition(".")[0]
+                    if not os.path.lexists(f"{self._layout.records}/{name}.json"):
+                        found.add(name)
+                    if len(found) > _MANY_UNRECORDED or stop():
+                        return
+        self._unrecorded = frozenset(found)
 
     def clean(self) -> None:
         """Remove what a dead predecessor was writing. Only for the holder of the lock."""
@@ -88,6 +115,13 @@ class AnnotationStore:
         Raises:
             OSError: on a full disk and the like. Nothing is lost: the same group can be applied again.
         """
+        careful, self._careful = self._careful, _CAREFUL
+        # Also a retry out of quarantine may have left files where no record says that they are.
+        done = self._apply(messages, incarnation, careful=careful > 0 or self.quarantine.unfinished())
+        self._careful = max(0, careful - len(messages))
+        return done
+
+    def _apply(self, messages: Sequence[Message], incarnation: int, *, careful: bool) -> Applied:
         entries: dict[str, _Entry] = {}
         quarantined = 0
         for message in messages:
@@ -96,7 +130,7 @@ class AnnotationStore:
                 self._commit([entry for entry in entries.values() if entry.changed])
                 entries = {}
             try:
-                self._take(message, Place(incarnation, message.offset), entries)
+                self._take(message, Place(incarnation, message.offset), entries, careful=careful)
             except AnnotationError as error:
                 # Also a damaged record of its name: that must not stop the stream either.
                 quarantined += 1
@@ -105,9 +139,46 @@ class AnnotationStore:
         self._commit([entry for entry in entries.values() if entry.changed])
         return Applied(applied=len(messages) - quarantined, quarantined=quarantined)
 
+    def retry(self, message: Message, incarnation: int) -> str | None:
+        """Apply a message out of quarantine at the place that it has in its stream, durably.
+
+        Nothing is put into quarantine by it. Of several messages in one, those that can be applied are. It may be
+        applied again, or late: what came after it in the stream counts all the same.
+
+        Returns:
+            Why it still cannot be applied; None if it was.
+
+        Raises:
+            OSError: on a full disk and the like. It may be applied in part, so it must be retried until it is whole.
+        """
+        if message.form is Form.FILE:
+            return "a damaged file of the spool cannot be retried: send its annotation again, and drop this"
+        entries: dict[str, _Entry] = {}
+        problems: list[tuple[int, str]] = []
+        count = 0
+        for part in _parts(message):
+            if len(entries) >= _MANY_ENTRIES:
+                self._commit([entry for entry in entries.values() if entry.changed])
+                entries = {}
+            count += 1
+            try:
+                if part.form is not Form.BODY and part.problem is None:
+                    raise BadMessageError("its bytes still cannot be read")
+                self._take(part, Place(incarnation, part.offset), entries, careful=True)
+            except (AnnotationError, OSError) as error:
+                # Nothing of it has been written yet.
+                problems.append((part.offset, str(error)))
+        self._commit([entry for entry in entries.values() if entry.changed])
+        if not count:
+            return "it holds no message"
+        if not problems:
+            return None
+        offset, first = problems[0]
+        return first if count == 1 else f"{len(problems)} of its {count} messages: the first is {offset}: {first}"
+
     # Working a group out, in memory.
 
-    def _take(self, message: Message, place: Place, entries: dict[str, _Entry]) -> None:
+    def _take(self, message: Message, place: Place, entries: dict[str, _Entry], *, careful: bool) -> None:
         if message.problem is not None:
             raise BadMessageError(message.problem)
         event = decode(message.status, message.body)
@@ -120,20 +191,22 @@ class AnnotationStore:
             )
         if isinstance(event, Bulk):
             # All are looked up before the first is changed: a damaged record refuses the event as a whole.
-            for name, entry in [(name, self._entry(name, entries)) for name in event.names]:
+            for name, entry in [(name, self._entry(name, entries, careful=careful)) for name in event.names]:
                 self._change(entry, rules.apply_bulk(event, name, place, entry.now))
             return
         _check_image(event)
-        entry = self._entry(event.name, entries)
+        entry = self._entry(event.name, entries, careful=careful)
         change = rules.apply_annotation(event, place, entry.now)
         self._change(entry, change)
         if change.problem is not None:
             raise BadMessageError(change.problem)
 
-    def _entry(self, name: str, entries: dict[str, _Entry]) -> _Entry:
+    def _entry(self, name: str, entries: dict[str, _Entry], *, careful: bool) -> _Entry:
         if (entry := entries.get(name)) is None:
-            known = records.read(self._record_path(name)) or self._left_behind(name)
-            entry = entries[name] = _Entry(before=known, now=known)
+            known = records.read(self._record_path(name))
+            if known is None and (careful or self._unrecorded is None or name in self._unrecorded):
+                known, careful = self._left_behind(name), True
+            entry = entries[name] = _Entry(before=known, now=known, careful=careful)
         return entry
 
     def _change(self, entry: _Entry, change: Change) -> None:
@@ -165,45 +238,53 @@ class AnnotationStore:
     # Committing it.
 
     def _commit(self, entries: Sequence[_Entry]) -> None:
-        renames: list[tuple[Path, Path]] = []
+        content: list[tuple[str, str]] = []
+        record: list[tuple[str, str]] = []
         try:
             for entry in entries:
-                renames += self._prepare(entry)
-            _sync([temporary for temporary, _ in renames], self._layout.root)
+                self._prepare(entry, content, record)
+            _sync([temporary for temporary, _ in (*content, *record)], self._layout.root)
             failpoints.hit("store.files.written")
-            for temporary, target in renames:
-                temporary.replace(target)
+            for temporary, target in content:
+                os.replace(temporary, target)  # noqa: PTH105 - some hundred thousand of them, each a path less to make
                 failpoints.hit("store.file.renamed")
+            touched = {target.rpartition("/")[0] for _, target in content}
+            for entry in entries:
+                self._settle(entry, touched)
+            files.fsync_folders(map(Path, touched))
+            failpoints.hit("store.files.settled")
+            for temporary, target in record:
+                os.replace(temporary, target)  # noqa: PTH105 - the same
+                failpoints.hit("store.record.renamed")
         except BaseException:
-            for temporary, _ in renames:
-                temporary.unlink(missing_ok=True)
+            for temporary, _ in (*content, *record):
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)  # noqa: PTH108 - the same
             raise
-        touched = {target.parent for _, target in renames}
-        for entry in entries:
-            touched |= self._settle(entry)
-        files.fsync_folders(touched)
-        failpoints.hit("store.files.settled")
-        self._write_records([entry.now for entry in entries if entry.now is not None])
+        if record:
+            files.fsync_folder(self._layout.records)
         failpoints.hit("store.records.written")
 
-    def _prepare(self, entry: _Entry) -> list[tuple[Path, Path]]:
-        """Write what is new of an annotation under temporary names."""
-        record = entry.now
-        if record is None:
-            return []
-        new: list[tuple[bytes | memoryview, Path]] = []
+    def _prepare(self, entry: _Entry, content: list[tuple[str, str]], record: list[tuple[str, str]]) -> None:
+        """Write what is new of an annotation under temporary names, and note them with the names to be."""
+        now = entry.now
+        if now is None:
+            return
         # The label first: no image is ever without.
         if entry.label is not None:
-            new.append((entry.label.encode(), Path(self._labels[record.folder], f"{record.name}.txt")))
+            content.append(_written(f"{self._labels[now.folder]}/{now.name}.txt", entry.label.encode()))
         if entry.image is not None:
-            new.append((entry.image, Path(self._images[record.folder], f"{record.name}{record.extension}")))
-        return [(files.write_temporary(target, data, durable=False), target) for data, target in new]
+            content.append(_written(f"{self._images[now.folder]}/{now.name}{now.extension}", entry.image))
+        record.append(_written(str(self._record_path(now.name)), records.encode(now)))
 
-    def _settle(self, entry: _Entry) -> set[Path]:
-        """Bring what an annotation keeps to where it belongs, and leave no other copy; returns the folders touched."""
+    def _settle(self, entry: _Entry, touched: set[str]) -> None:
+        """Bring what an annotation keeps to where it belongs, and leave no other copy; notes the folders touched."""
         before, record = entry.before, entry.now
         if record is None or record.image_at is None:
-            return set()
+            return
+        if not entry.careful and (before is None or before.image_at is None or self._move(before, entry, touched)):
+            # Where there was nothing, all is new.
+            return
         # Where it belongs, then where it was; after a crash, where a later event of the same group had put it.
         order = dict.fromkeys([record.folder, *([before.folder] if before is not None else []), *Folder])
         images, labels = [self._images[folder] for folder in order], [self._labels[folder] for folder in order]
@@ -211,7 +292,6 @@ class AnnotationStore:
             (images, f"{record.name}{record.extension}", entry.image is not None),
             (labels, f"{record.name}.txt", entry.label is not None),
         ]
-        touched: set[Path] = set()
         # Whatever dies when: where datasets are formed from, no image is without its label.
         for folders, name, new in reversed(kinds) if record.folder is Folder.DATA else kinds:
             _gather(folders, name, touched, new=new)
@@ -219,30 +299,41 @@ class AnnotationStore:
             for extension in pictures.EXTENSIONS - {record.extension}:
                 for folder in images:
                     _remove(f"{folder}/{record.name}{extension}", touched)
-        return touched
 
-    def _write_records(self, changed: Iterable[Record]) -> None:
-        renames: list[tuple[Path, Path]] = []
-        try:
-            for record in changed:
-                target = self._record_path(record.name)
-                renames.append((files.write_temporary(target, records.encode(record), durable=False), target))
-            _sync([temporary for temporary, _ in renames], self._layout.root)
-            failpoints.hit("store.records.prepared")
-            for temporary, target in renames:
-                temporary.replace(target)
-        except BaseException:
-            for temporary, _ in renames:
-                temporary.unlink(missing_ok=True)
-            raise
-        if renames:
-            files.fsync_folder(self._layout.records)
+    def _move(self, before: Record, entry: _Entry, touched: set[str]) -> bool:
+        """Settle an annotation whose files lie where its record says; false if one does not."""
+        record = entry.now
+        assert record is not None  # noqa: S101 - of the type: the caller has looked
+        name = record.name
+        kinds = [
+            (self._images, f"{name}{before.extension}", f"{name}{record.extension}", entry.image is not None),
+            (self._labels, f"{name}.txt", f"{name}.txt", entry.label is not None),
+        ]
+        for folders, was, becomes, new in reversed(kinds) if record.folder is Folder.DATA else kinds:
+            source, target = f"{folders[before.folder]}/{was}", f"{folders[record.folder]}/{becomes}"
+            if source == target:
+                continue
+            if new:
+                _remove(source, touched)
+                continue
+            try:
+                os.replace(source, target)  # noqa: PTH105 - as above
+            except FileNotFoundError:
+                return False
+            failpoints.hit("store.file.moved")
+            touched |= {folders[before.folder], folders[record.folder]}
+        return True
 
     def _record_path(self, name: str) -> Path:
         return self._layout.records / f"{name}.json"
 
 
-def _gather(folders: Sequence[str], name: str, touched: set[Path], *, new: bool) -> None:
+def _written(target: str, data: bytes | memoryview) -> tuple[str, str]:
+    """Write what is to become ``target``; returns the temporary file and ``target``."""
+    return files.write_into(target.rpartition("/")[0], data, durable=False), target
+
+
+def _gather(folders: Sequence[str], name: str, touched: set[str], *, new: bool) -> None:
     """Have a file in the first of ``folders`` alone: it is new there, or comes from the first of the others."""
     target, *others = (f"{folder}/{name}" for folder in folders)
     if not new and not _is_file(target):
@@ -250,9 +341,9 @@ def _gather(folders: Sequence[str], name: str, touched: set[Path], *, new: bool)
         if source is None:
             _log.warning("a file is gone", path=target)
         else:
-            Path(source).replace(target)
+            os.replace(source, target)  # noqa: PTH105 - as above
             failpoints.hit("store.file.moved")
-            touched |= {Path(source).parent, Path(target).parent}
+            touched |= {source.rpartition("/")[0], target.rpartition("/")[0]}
     for path in others:
         _remove(path, touched)
 
@@ -264,16 +355,25 @@ def _is_file(path: str) -> bool:
         return False
 
 
-def _remove(path: str, touched: set[Path]) -> None:
+def _remove(path: str, touched: set[str]) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)  # noqa: PTH108 - some twenty for each new image, nearly always of nothing
-        touched.add(Path(path).parent)
+        touched.add(path.rpartition("/")[0])
 
 
-def _sync(paths: Sequence[Path], root: Path) -> None:
+def _parts(message: Message) -> Iterable[Message]:
+    """The messages that one of a stream stands for."""
+    if message.form is Form.BODY:
+        return (message,)
+    from azaion.annotations import wire  # noqa: PLC0415 - only for what came by RabbitMQ
+
+    return wire.expand(message)
+
+
+def _sync(paths: Sequence[str], root: Path) -> None:
     if len(paths) < _MANY_FILES:
         for path in paths:
-            files.fsync_file(path)
+            files.fsync_file(Path(path))
     else:
         files.sync_filesystem(root)
 

@@ -94,19 +94,10 @@ def _cancel(arguments: argparse.Namespace) -> int:
     if sys.stdin.isatty() and not (arguments.yes or arguments.json):
         job = client.get(f"/v1/jobs/{arguments.id}")
         question = f"{job['state']} {job['kind']} {job['id']}, {text.cut(job['name'], 60)}: cancel it? [y/N] "
-        if _answer(question) not in {"y", "yes"}:
+        if not text.confirmed(question):
             print("left alone")
             return 1
     return _told(arguments, client.post(f"/v1/jobs/{arguments.id}/cancel", query={"now": 1} if arguments.now else None))
-
-
-def _answer(question: str) -> str:
-    try:
-        return input(question).strip().lower()
-    except EOFError:
-        # Ctrl-D is no answer, and leaves the cursor behind the question.
-        print()
-        return ""
 
 
 def _stop(arguments: argparse.Namespace) -> int:

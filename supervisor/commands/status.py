@@ -61,8 +61,9 @@ def _consumer(consumer: dict[str, Any]) -> list[str]:
         return [f"consumer  {consumer['service']}"]
     state = consumer.get("state", "starting")
     parts = [state]
-    if "offset" in consumer:
-        parts.append(f"offset {consumer['offset']}, lag {consumer.get('lag', '?')}, {consumer.get('rate') or 0:.1f}/s")
+    if consumer.get("offset") is not None:
+        behind = "?" if consumer.get("lag") is None else consumer["lag"]
+        parts.append(f"offset {consumer['offset']}, lag {behind}, {consumer.get('rate') or 0:.1f}/s")
     if consumer.get("quarantined"):
         parts.append(f"{consumer['quarantined']} quarantined")
     error = consumer.get("last_error")

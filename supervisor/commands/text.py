@@ -30,6 +30,11 @@ def since(stamp: str | None) -> str:
     return duration((dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(stamp)).total_seconds())
 
 
+def ago(moment: float) -> str:
+    """How long ago a time in seconds since 1970 was."""
+    return duration(dt.datetime.now(dt.UTC).timestamp() - moment)
+
+
 def size(amount: float) -> str:
     """Bytes as ``12.3 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -73,6 +78,16 @@ def cut(text: str, width: int) -> str:
     """One line of at most ``width`` characters, without control characters."""
     clean = "".join(character if character.isprintable() else "?" for character in text)
     return clean if len(clean) <= width else clean[: width - 1] + "…"
+
+
+def confirmed(question: str) -> bool:
+    """Ask at the terminal; only yes is yes."""
+    try:
+        return input(question).strip().lower() in {"y", "yes"}
+    except EOFError:
+        # Ctrl-D is no answer, and leaves the cursor behind the question.
+        print()
+        return False
 
 
 def put_json(value: Any) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -48,7 +48,26 @@ class TrainRequest(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind",
     key: _Name | None = None
 
 
+class ResumeRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """``azaionctl consumer resume``."""
+
+    choice: Literal["first", "stored", "next"] | Annotated[int, msgspec.Meta(ge=0)] = msgspec.field(name="from")
+
+
 _Decoder: Final = msgspec.json.Decoder(CommandRequest | TrainRequest)
+_Resume: Final = msgspec.json.Decoder(ResumeRequest)
+
+
+def resume(body: bytes) -> str | int:
+    """Where a client wants the consumer to go on.
+
+    Raises:
+        JobError: the request cannot be read.
+    """
+    try:
+        return _Resume.decode(body).choice
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise JobError(f"the request cannot be read: {error}") from None
 
 
 def submission(body: bytes, config: Config, owner: str) -> Submission:

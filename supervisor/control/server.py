@@ -19,13 +19,14 @@ from aiohttp import web
 from azaion import __version__, files
 from azaion.config import Config
 from azaion.errors import AzaionError
+from supervisor.consumer import ConsumerRoom
 from supervisor.control import protocol, requests
 from supervisor.control.peers import Peer, may_change, peer_of
+from supervisor.control.quarantine import QuarantineRoutes
 from supervisor.jobs.metrics import progress
 from supervisor.jobs.model import ACTIVE, TERMINAL, Attempt, Intent, Job, JobError, State
 from supervisor.jobs.runner import Runner
 from supervisor.jobs.store import IllegalTransitionError, Store, StoreError
-from supervisor.services import Service
 
 #: A waiting client hears at least this often that nothing has happened.
 LONG_POLL_S: Final = 30.0
@@ -43,7 +44,7 @@ _peer_key: web.RequestKey[Peer] = web.RequestKey("peer", Peer)
 class Server:
     """Answers ``azaionctl``. Reading is for whoever can open the socket, changing for administrators."""
 
-    def __init__(self, *, config: Config, store: Store, runner: Runner, consumer: Service | None) -> None:
+    def __init__(self, *, config: Config, store: Store, runner: Runner, consumer: ConsumerRoom) -> None:
         self._config = config
         self._store = store
         self._runner = runner
@@ -55,6 +56,13 @@ class Server:
     async def run(self) -> None:
         """Serve until cancelled."""
         application = web.Application(middlewares=[self._explain, self._identify])
+        quarantine = QuarantineRoutes(
+            self._config.layout,
+            self._store,
+            who=lambda request: request[_peer_key].name,
+            consumer=lambda: str(self._consumer.status()["service"]),
+        )
+        application.add_routes(quarantine.routes())
         application.add_routes(
             [
                 web.get("/v1/status", self._status),
@@ -66,6 +74,8 @@ class Server:
                 web.post("/v1/jobs/{id}/cancel", self._cancel),
                 web.post("/v1/jobs/{id}/stop", self._stop),
                 web.get("/v1/events", self._events),
+                web.get("/v1/consumer", self._show_consumer),
+                web.post("/v1/consumer/resume", self._resume_consumer),
             ],
         )
         runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
@@ -144,7 +154,7 @@ class Server:
                     "uptime_s": time.time() - self._began,
                     "launcher": str(self._config.daemon.launcher),
                 },
-                "consumer": self._consumer_status(),
+                "consumer": self._consumer.status(),
                 "jobs": {
                     "counts": {str(state): count for state, count in counts.items()},
                     "active": [self._record(job, waits) for job in self._store.jobs(ACTIVE)],
@@ -156,19 +166,8 @@ class Server:
             },
         )
 
-    def _consumer_status(self) -> dict[str, Any]:
-        if self._consumer is None:
-            return {"service": "off"}
-        try:
-            told = files.read_json(self._config.layout.consumer_status)
-        except (OSError, files.FileError):
-            told = {}
-        return {
-            **told,
-            "service": str(self._consumer.state),
-            "pid": self._consumer.pid,
-            "restarts": self._consumer.restarts,
-        }
+    async def _show_consumer(self, _request: web.Request) -> web.Response:
+        return web.json_response(self._consumer.status())
 
     async def _list(self, request: web.Request) -> web.Response:
         given = requests.Listing.read(request.query)
@@ -257,6 +256,10 @@ class Server:
 
     async def _stop(self, request: web.Request) -> web.Response:
         return self._ask(request, self._job(request), Intent.STOP, None)
+
+    async def _resume_consumer(self, request: web.Request) -> web.Response:
+        asked = requests.resume(await request.read())
+        return web.json_response(await self._consumer.resume(asked, request[_peer_key].name))
 
     def _ask(self, request: web.Request, job: Job, intent: Intent, grace: float | None) -> web.Response:
         asked = self._runner.request(job.id, intent, request[_peer_key].name, grace)

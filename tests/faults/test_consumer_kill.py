@@ -38,7 +38,7 @@ STEPS = [
     "store.file.renamed",
     "store.file.moved",
     "store.files.settled",
-    "store.records.prepared",
+    "store.record.renamed",
     "store.records.written",
     "offset.before",
     "files.replace.rename",
@@ -148,7 +148,7 @@ def test_random_kills_under_a_steady_writer(root: Consuming) -> None:
         "store.file.renamed",
         "store.file.moved",
         "store.files.settled",
-        "store.records.prepared",
+        "store.record.renamed",
         "store.records.written",
         "offset.before",
         "offset.after",
@@ -200,7 +200,7 @@ async def test_what_could_not_be_told_is_told_again(root: Consuming, monkeypatch
 
     monkeypatch.setattr(consumers, "_RATE_S", 0.0)
     stop = asyncio.Event()
-    consumer = Consumer(root.layout, SpoolSource(root.spool), "s", stop)
+    consumer = Consumer(root.layout, SpoolSource(root.spool, "s"), stop)
     consuming = asyncio.create_task(consumer.run())
     await asyncio.to_thread(root.told, offset=1)
     await asyncio.to_thread(until, lambda: not consumer._recent and not consumer._dirty, "nothing more to tell")
@@ -214,7 +214,9 @@ async def test_what_could_not_be_told_is_told_again(root: Consuming, monkeypatch
 
 
 def test_a_disk_that_refuses_the_status_too(root: Consuming) -> None:
-    process = root.start(",".join(f"files.replace.rename={number}:enospc" for number in range(2, 7)))
+    process = root.start(
+        ",".join(["offset.before=1:enospc", *(f"files.replace.rename={n}:enospc" for n in range(2, 5))])
+    )
     root.told(state="consuming")
     root.send(story(1))
     root.told(state="consuming", offset=len(story(1)), lag=0, last_error=None)

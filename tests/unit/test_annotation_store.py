@@ -1,4 +1,5 @@
 import random
+import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from azaion import failpoints, files
 from azaion.annotations import store as store_module
-from azaion.annotations.spool import Message
 from azaion.annotations.store import AnnotationStore
+from azaion.annotations.stream import Message
 from azaion.layout import Layout
 from tests import annotation_trees
 from tests.annotation_messages import (
@@ -46,6 +47,12 @@ def apply(layout: Layout, *groups: Sequence[Message]) -> None:
     """Each group by a store of its own, as if the consumer had been started again in between."""
     for group in groups:
         AnnotationStore(layout).apply(group, STREAM)
+
+
+def apply_on(store: AnnotationStore, *groups: Sequence[Message]) -> None:
+    """Each group by the same store."""
+    for group in groups:
+        store.apply(group, STREAM)
 
 
 def play(layout: Layout, *events: Event) -> dict[str, Lying]:
@@ -94,6 +101,48 @@ def test_any_groups_and_any_replay_end_in_the_tree_of_the_table(events: list[Eve
         assert all(kept[name]["offset"] == int(name) for name in kept)
         if not kept:
             assert annotation_trees.content(layout.records) == records
+
+
+@SLOW
+@given(events=STREAMS, before=STREAMS, seed=st.integers(0, 1 << 30))
+def test_a_store_that_knows_where_its_files_are_ends_in_the_same(
+    events: list[Event], before: list[Event], seed: int
+) -> None:
+    """Long after its start it no longer looks for each name everywhere; failures and replays included."""
+    dice = random.Random(seed)
+    stream = messages([*before, *events])
+    first = len(before)
+    left = 0
+
+    def refuse(_: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise OSError
+
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        layout = annotation_trees.tree(Path(folder))
+        # What the system before this one has left of some of the names.
+        apply(layout, stream[:first])
+        for name in NAMES[: dice.randrange(3)]:
+            (layout.records / f"{name}.json").unlink(missing_ok=True)
+        reference = annotation_trees.tree(Path(folder) / "reference")
+        shutil.copytree(layout.root, reference.root, dirs_exist_ok=True)
+        apply(reference, stream[first:])
+        patch.setattr(store_module, "_CAREFUL", dice.choice([0, 1]))
+        store = AnnotationStore(layout)
+        store.survey()
+        patch.setattr(store_module, "_CAREFUL", 10)
+        patch.setattr(failpoints, "hit", refuse)
+        for group in cut(stream[first:], dice):
+            left = dice.choice([0, dice.randint(1, 9)])
+            with suppress(OSError):
+                store.apply(group, STREAM)
+            left = 0
+            store.apply(group, STREAM)
+        assert found(layout) == found(reference)
+        apply_on(store, stream[first + dice.randrange(len(events)) :])
+        assert found(layout) == found(reference)
 
 
 @SLOW
@@ -328,7 +377,7 @@ def test_something_else_under_the_number_in_quarantine(layout: Layout) -> None:
 
 @pytest.mark.parametrize(
     "step",
-    ["store.files.written", "store.file.renamed", "store.file.moved", "store.files.settled", "store.records.prepared"],
+    ["store.files.written", "store.file.renamed", "store.file.moved", "store.files.settled", "store.record.renamed"],
 )
 def test_a_full_disk_loses_nothing(layout: Layout, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     play(layout, created("a", 1))

@@ -65,6 +65,11 @@ def test_good_settings_are_typed() -> None:
         user="azaion_receiver",
         password=SecretReference("RABBITMQ_PASSWORD"),
         queue_name="azaion-annotations",
+        vhost="/",
+        tls=False,
+        tls_ca=None,
+        load_balancer=False,
+        heartbeat=20,
     )
     assert found.daemon.source is Source.RABBITMQ
     assert found.daemon.publish_target is PublishTarget.AZAION
@@ -282,7 +287,7 @@ def test_the_rendered_file_holds_no_secret_and_has_a_comment_for_each_setting() 
 
 @given(
     user=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40),
-    queue=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40),
+    queue=st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=40),
 )
 @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_survives_the_file(tmp_path: Path, user: str, queue: str) -> None:

@@ -11,7 +11,8 @@ from azaion.annotations import spool as spool_module
 from azaion.annotations.errors import AnnotationError, BadMessageError, BlockedError
 from azaion.annotations.offset import Position
 from azaion.annotations.sources import SpoolSource
-from azaion.annotations.spool import Message, Spool
+from azaion.annotations.spool import Spool
+from azaion.annotations.stream import Batch, Lag, Message
 
 GROUP = {"count": 1000, "size": 1 << 30}
 
@@ -82,7 +83,7 @@ for number in range(30):
 def test_several_writers_give_each_number_once(spool: Spool, folder: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, folder, str(number)]) for number in range(4)]
     assert [writer.wait(60) for writer in writers] == [0] * 4
-    bodies = [message.body.decode() for message in spool.read(0, **GROUP)]
+    bodies = [bytes(message.body).decode() for message in spool.read(0, **GROUP)]
     assert len(bodies) == spool.end() == 4 * 30 * 3
     assert len(set(bodies)) == len(bodies)
     for writer in range(4):
@@ -198,8 +199,8 @@ def test_the_folder_is_not_listed_for_each_message(spool: Spool, monkeypatch: py
     assert spool.end() == 6
 
 
-async def first(spool: Spool, position: Position | None) -> tuple[int, list[Message]]:
-    batches = SpoolSource(spool).batches(position)
+async def first(spool: Spool, position: Position | None) -> Batch:
+    batches = SpoolSource(spool, "s").batches(position)
     try:
         return await anext(batches)
     finally:
@@ -211,9 +212,10 @@ async def test_the_source_goes_on_where_it_was(spool: Spool) -> None:
     stream = spool.incarnation
     assert stream is not None
     for position, offset in ((None, 0), (Position(stream, 3), 3)):
-        found, messages = await first(spool, position)
-        assert (found, messages[0].offset, messages[-1].offset) == (stream, offset, 3)
-    assert await SpoolSource(spool).lag(1) == 3
+        batch = await first(spool, position)
+        assert (batch.messages[0].offset, batch.messages[-1].offset) == (offset, 3)
+        assert batch.position == Position(stream, 4, stream="s")
+    assert await SpoolSource(spool, "s").lag(Position(stream, 1)) == Lag(messages=3)
 
 
 async def test_a_position_that_cannot_be(spool: Spool, folder: Path) -> None:
@@ -222,7 +224,7 @@ async def test_a_position_that_cannot_be(spool: Spool, folder: Path) -> None:
     fill(spool, 4)
     stream = spool.incarnation
     assert stream is not None
-    with pytest.raises(BlockedError, match=f"another stream .{stream}. than the one whose offset 2 is stored .55."):
+    with pytest.raises(BlockedError, match=f"another stream .{stream}. than the one that was read .55. up to offset 2"):
         await first(spool, Position(55, 2))
     with pytest.raises(BlockedError, match="offset 9 is stored, but the spool ends at 4"):
         await first(spool, Position(stream, 9))
@@ -234,15 +236,15 @@ async def test_a_position_that_cannot_be(spool: Spool, folder: Path) -> None:
 async def test_a_gap_that_opens_while_it_is_read(spool: Spool, folder: Path) -> None:
     fill(spool, 4)
     file(folder, 2).unlink()
-    batches = SpoolSource(spool).batches(None)
-    assert len((await anext(batches))[1]) == 2
+    batches = SpoolSource(spool, "s").batches(None)
+    assert len((await anext(batches)).messages) == 2
     with pytest.raises(BlockedError, match="message 2 of the spool is missing"):
         await anext(batches)
 
 
 async def test_two_messages_that_come_while_it_looks_are_no_gap(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(spool, 1)
-    batches = SpoolSource(spool).batches(None)
+    batches = SpoolSource(spool, "s").batches(None)
     await anext(batches)
     has = Spool.has
     looks = []
@@ -256,14 +258,14 @@ async def test_two_messages_that_come_while_it_looks_are_no_gap(spool: Spool, mo
         return found
 
     monkeypatch.setattr(Spool, "has", slow)
-    assert [message.offset for message in (await anext(batches))[1]] == [1, 2]
+    assert [message.offset for message in (await anext(batches)).messages] == [1, 2]
 
 
 async def test_a_stream_that_is_made_anew_while_it_is_read(spool: Spool, folder: Path) -> None:
     fill(spool, 2)
-    batches = SpoolSource(spool).batches(None)
+    batches = SpoolSource(spool, "s").batches(None)
     await anext(batches)
     empty(folder)
     fill(Spool(folder), 4)
-    with pytest.raises(BlockedError, match="has become another stream"):
+    with pytest.raises(BlockedError, match="another stream"):
         await anext(batches)

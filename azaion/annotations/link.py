@@ -1,0 +1,477 @@
+"""One connection to the broker: the adapter on rstream, the only module that knows its insides.
+
+rstream's own listener logs whole frames (the password among them, at DEBUG), reads 256 bytes at a time, copies a chunk
+four times, dies in silence of a bad frame and takes no notice of a broker that has fallen silent. So this class keeps
+rstream's commands and frames, and replaces how bytes become frames and how a connection ends. It is written for the
+release that pyproject.toml pins; ``tests/unit/test_link.py`` fails when what it replaces has changed.
+"""
+
+import asyncio
+import logging
+import ssl
+import struct
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Final
+
+from rstream import exceptions, schema
+from rstream.client import Client
+from rstream.connection import Connection, ConnectionClosed
+from rstream.constants import Key, OffsetType
+from rstream.encoding import decode_frame, encode_frame
+
+from azaion.annotations.errors import AnnotationError
+from azaion.annotations.wire import HEADER, Chunk
+from azaion.settings import RabbitMQ
+
+#: How much is read at once, and how much the kernel's data may pile up in the process.
+READ_BYTES: Final = 256 << 10
+#: So much may wait to be worked on before nothing more is asked for.
+WINDOW_BYTES: Final = 16 << 20
+#: No chunk of a sane broker is larger: one is written for at most some hundred thousand messages.
+MAX_FRAME_BYTES: Final = 512 << 20
+#: With small chunks so much may be under way; more than that is asked for only by the chunk.
+_UNDER_WAY_BYTES: Final = 4 << 20
+_MAX_CREDIT: Final = 8
+_CONNECT_S: Final = 10.0
+_CLOSE_S: Final = 0.5
+_LOAD_BALANCER_TRIES: Final = 50
+#: What is asked for is bounded by what the broker offers.
+_ANY_SIZE: Final = 0x7FFFFFFF
+
+#: Numbers of subscriptions: the one that is read, and those that only look.
+_MAIN: Final = 0
+_MAX_PROBE: Final = 100
+
+
+class LinkError(AnnotationError):
+    """The connection cannot be made, or has ended; another attempt may do better."""
+
+
+class Link(Client):
+    """A connection to one node of the broker, with at most one subscription.
+
+    It keeps the chunks that have come in ``chunks``, and stops reading when they become too much.
+    """
+
+    def __init__(self, settings: RabbitMQ, context: ssl.SSLContext | None, host: str, port: int) -> None:
+        super().__init__(
+            host=host,
+            port=port,
+            ssl_context=context,
+            frame_max=_ANY_SIZE,
+            heartbeat=settings.heartbeat,
+            connection_name="azaion",
+        )
+        self.chunks: deque[Chunk] = deque()
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._heartbeat_wanted = settings.heartbeat
+        self._stream = settings.queue_name
+        self._waiting_bytes = 0
+        self._last_bytes = READ_BYTES
+        self._credit_left = 0
+        self._probe = 0
+        self._probed: asyncio.Future[tuple[int, int]] | None = None
+        self._failure: LinkError | None = None
+
+    # What the source asks for.
+
+    async def subscribe_from(self, stream: str, offset: OffsetType | int) -> None:
+        """Have chunks delivered, from the one that holds the offset."""
+        self._credit_left = 1
+        with explained():
+            await self.subscribe(stream, _MAIN, _specification(offset), initial_credit=1)
+
+    async def has_chunk(self, stream: str) -> bool:
+        """Whether a chunk has come of what the stream held when this was called; it waits for no other.
+
+        The broker sends what a subscription's credit allows before it looks at the next command: when that one is
+        answered and no chunk has come, there was none.
+        """
+        with explained():
+            answered: asyncio.Future[bool] = asyncio.ensure_future(self.stream_exists(stream))
+            arrived: asyncio.Future[bool] = asyncio.ensure_future(self._arrived.wait())
+            try:
+                await _first(answered, arrived)
+                if not self._arrived.is_set():
+                    await answered
+            finally:
+                for future in (answered, arrived):
+                    future.cancel()
+                await asyncio.gather(answered, arrived, return_exceptions=True)
+        self._check()
+        return self._arrived.is_set()
+
+    async def wait(self) -> None:
+        """Wait until there is a chunk.
+
+        Raises:
+            LinkError: the connection has ended.
+        """
+        await self._arrived.wait()
+        self._check()
+
+    async def release(self, done: int) -> None:
+        """Say that chunks of so many bytes are done with, which makes room for others."""
+        self._waiting_bytes -= done
+        if not self.chunks and self._failure is None:
+            self._arrived.clear()
+        if self._waiting_bytes < WINDOW_BYTES:
+            self._room.set()
+        await self._ask()
+
+    @property
+    def idle(self) -> bool:
+        """Whether the broker may send a chunk and has none: then everything has come."""
+        return self._failure is None and not self._waiting_bytes and self._credit_left > 0
+
+    async def probe(self, stream: str, offset: OffsetType) -> tuple[int, int] | None:
+        """The first offset of the chunk at an end of the stream, and the offset after its last; None if it is empty."""
+        self._probed = asyncio.get_running_loop().create_future()
+        self._probe = self._probe % _MAX_PROBE + 1
+        try:
+            with explained():
+                await self.subscribe(stream, self._probe, schema.OffsetSpec(offset), initial_credit=1)
+                answered = asyncio.ensure_future(self.stream_exists(stream))
+                try:
+                    await _first(answered, self._probed)
+                    if not self._probed.done():
+                        await answered
+                finally:
+                    answered.cancel()
+                    await asyncio.gather(answered, return_exceptions=True)
+                await self.unsubscribe(self._probe)
+            return self._probed.result() if self._probed.done() else None
+        finally:
+            self._probed = None
+
+    # Instead of rstream's own.
+
+    async def start(self) -> None:
+        """Connect, and begin to read."""
+        connection = _Connection(self.host, self.port, self._ssl_context, 2.0 * self._heartbeat)
+        await connection.open()
+        self._conn = connection
+        self.start_task("listener", self._listener())
+
+    async def send_frame(self, frame: schema.Frame, version: int = 1) -> None:
+        """Send a frame; unlike rstream's it is not logged, and an error is one."""
+        self._check()
+        connection = self._connection
+        try:
+            await connection.send(encode_frame(frame, version))
+        except OSError as error:
+            raise self._fail(LinkError(f"the connection is gone: {error}")) from None
+
+    async def _listener(self) -> None:
+        connection = self._connection
+        try:
+            while True:
+                await self._room.wait()
+                frame = await connection.receive(self._into)
+                if isinstance(frame, tuple):
+                    await self._deliver(*frame)
+                elif frame is not None:
+                    self._hear(frame)
+        except ConnectionClosed:
+            self._fail(LinkError("the broker has closed the connection"))
+        except OSError as error:
+            self._fail(LinkError(f"the connection is gone: {error}"))
+        except LinkError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - whatever a bad frame does to rstream, another connection may do better
+            self._fail(LinkError(f"the broker sent what cannot be read: {type(error).__name__}: {error}"[:500]))
+
+    def _into(self, subscription: int) -> bool:
+        """Whether the data of a chunk are wanted; of a probe it is only the header."""
+        return subscription == _MAIN
+
+    async def _deliver(self, subscription: int, chunk: Chunk) -> None:
+        if subscription != _MAIN:
+            if self._probed is not None and not self._probed.done():
+                self._probed.set_result((chunk.first, chunk.end))
+            return
+        self._credit_left -= 1
+        self._last_bytes = len(chunk.data)
+        self._waiting_bytes += len(chunk.data)
+        self.chunks.append(chunk)
+        self._arrived.set()
+        if self._waiting_bytes >= 2 * WINDOW_BYTES:
+            self._room.clear()
+        await self._ask()
+
+    async def _ask(self) -> None:
+        """Ask for as many chunks as there is room for: one, or some small ones, as each costs a way there and back."""
+        if self._failure is not None or self._waiting_bytes >= WINDOW_BYTES:
+            return
+        wanted = max(1, min(_MAX_CREDIT, _UNDER_WAY_BYTES // max(1, self._last_bytes)))
+        if (more := wanted - self._credit_left) > 0:
+            self._credit_left += more
+            await self.credit(_MAIN, more)
+
+    def _hear(self, frame: schema.Frame) -> None:
+        match frame:
+            case schema.Heartbeat() | schema.Credit() | schema.CreditResponse():
+                return
+            case schema.Close(reason=reason):
+                raise LinkError(f"the broker has closed the connection: {reason}{_advice(reason)}")
+            case schema.MetadataUpdate(metadata_info=told):
+                raise LinkError(f"the stream {told.stream!r} has been moved or deleted")
+        future = self._waiters.pop((frame.key, frame.corr_id), None)
+        if future is not None and not future.done():
+            future.set_result(frame)
+
+    def _fail(self, error: LinkError) -> LinkError:
+        """End the connection; everyone who waits hears of it."""
+        self._is_not_closed = False
+        if self._failure is None:
+            self._failure = error
+        self._arrived.set()
+        waiting: list[asyncio.Future[Any] | None] = [*self._waiters.values(), self._probed]
+        for future in waiting:
+            if future is not None and not future.done():
+                future.set_exception(self._failure)
+                # It may be that nobody waits for it.
+                future.exception()
+        return self._failure
+
+    async def close(self) -> None:
+        """Say goodbye if there is somebody to hear it, and end the connection."""
+        if self._failure is None and self.is_started:
+            with suppress(AnnotationError, TimeoutError, exceptions.ServerError):
+                async with asyncio.timeout(_CLOSE_S):
+                    goodbye = schema.Close(self._corr_id_seq.next(), code=1, reason="OK")
+                    await self.sync_request(goodbye, resp_schema=schema.CloseResponse)
+        self._fail(LinkError("the connection has been closed"))
+        for name in ("heartbeat_sender", "listener"):
+            await self.stop_task(name)
+        if isinstance(self._conn, _Connection):
+            await self._conn.close()
+        self._conn = None
+
+    @property
+    def _connection(self) -> "_Connection":
+        if not isinstance(self._conn, _Connection):
+            raise LinkError("the connection has been closed")
+        return self._conn
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise LinkError(str(self._failure))
+
+    async def _heartbeat_sender(self) -> None:
+        """Tell the broker that we live; one that sends no heartbeats itself is made to answer, so that it is heard."""
+        with suppress(AnnotationError, TimeoutError, exceptions.ServerError):
+            while True:
+                if self._heartbeat:
+                    await self.send_frame(schema.Heartbeat())
+                else:
+                    await self.stream_exists(self._stream)
+                await asyncio.sleep(self._heartbeat or self._heartbeat_wanted)
+
+
+class _Connection(Connection):
+    """The bytes of a connection, read in large pieces, a chunk straight to where it stays."""
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext | None, silence: float) -> None:
+        super().__init__(host, port, context)
+        self._silence = silence
+
+    async def open(self) -> None:
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                self._reader, self._writer = await asyncio.open_connection(
+                    self.host, self.port, ssl=self._ssl_context, limit=READ_BYTES
+                )
+        except TimeoutError:
+            raise LinkError(f"{self.host}:{self.port} does not answer within {_CONNECT_S:g} s") from None
+
+    async def send(self, data: bytes) -> None:
+        assert self._writer is not None  # noqa: S101 - of the type; a connection is open as long as it is used
+        self._writer.write(data)
+        async with self._patience():
+            await self._writer.drain()
+
+    async def receive(self, wanted: Callable[[int], bool]) -> schema.Frame | tuple[int, Chunk] | None:
+        """The next frame; a chunk comes with its subscription, and without data if those are not wanted."""
+        length, key, _ = struct.unpack(">IHH", await self._exactly(8))
+        left = length - 4
+        if not 0 <= left <= MAX_FRAME_BYTES:
+            raise LinkError(f"the broker sent a frame of {length} bytes")
+        if key != Key.Deliver.value:
+            return decode_frame(struct.pack(">HH", key, 1) + await self._exactly(left))
+        fields = HEADER.unpack(await self._exactly(HEADER.size))
+        subscription, _, kind, entries, records, stamp, _, first, crc, size, _, _ = fields
+        if kind != 0 or size != left - HEADER.size:
+            raise LinkError(f"the broker sent a chunk of kind {kind} with {left - HEADER.size} bytes instead of {size}")
+        data = await self._exactly(size) if wanted(subscription) else await self._skip(size)
+        chunk = Chunk(
+            first=first,
+            entries=entries,
+            records=records,
+            taken=stamp / 1000,
+            crc=crc,
+            data=memoryview(data),
+        )
+        return subscription, chunk
+
+    async def _exactly(self, size: int) -> bytearray:
+        """So many bytes, without ever holding them twice."""
+        data = bytearray(size)
+        with memoryview(data) as view:
+            at = 0
+            while at < size:
+                piece = await self._some(min(size - at, READ_BYTES))
+                view[at : at + len(piece)] = piece
+                at += len(piece)
+        return data
+
+    async def _skip(self, size: int) -> bytearray:
+        while size:
+            size -= len(await self._some(min(size, READ_BYTES)))
+        return bytearray()
+
+    async def _some(self, size: int) -> bytes:
+        assert self._reader is not None  # noqa: S101 - as above
+        async with self._patience():
+            piece = await self._reader.read(size)
+        if not piece:
+            raise ConnectionClosed
+        return piece
+
+    @asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        """A broker sends heartbeats: one that is silent for two of them is gone, or stopped."""
+        try:
+            async with asyncio.timeout(self._silence):
+                yield
+        except TimeoutError:
+            raise LinkError(f"the broker has been silent for {self._silence:g} s") from None
+
+    async def close(self) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()
+            with suppress(OSError):
+                await self._writer.wait_closed()
+
+
+@asynccontextmanager
+async def connected(settings: RabbitMQ, password: str, *, leader: bool) -> AsyncIterator[Link]:
+    """A connection to a node that has the stream: a replica, to spare the leader, unless it must be that one.
+
+    Raises:
+        LinkError: there is none, with the reason and what to do.
+    """
+    context = ssl_context(settings)
+    with explained():
+        link = await _open(settings, password, context, settings.host, settings.port)
+    try:
+        with explained():
+            leading, replicas = await link.query_leader_and_replicas(settings.queue_name)
+        node = leading if leader or not replicas else replicas[0]
+        if not _is(link, node):
+            await link.close()
+            with explained():
+                link = await _reach(settings, password, context, node)
+        yield link
+    finally:
+        await link.close()
+
+
+def ssl_context(settings: RabbitMQ) -> ssl.SSLContext | None:
+    """How to verify the broker; None where TLS is off.
+
+    Raises:
+        LinkError: the certificates of the authority cannot be read.
+    """
+    if not settings.tls:
+        return None
+    try:
+        return ssl.create_default_context(cafile=None if settings.tls_ca is None else str(settings.tls_ca))
+    except OSError as error:
+        raise LinkError(f"RABBITMQ_TLS_CA: {settings.tls_ca} cannot be used: {error}") from None
+
+
+async def _open(settings: RabbitMQ, password: str, context: ssl.SSLContext | None, host: str, port: int) -> Link:
+    link = Link(settings, context, host, port)
+    try:
+        await link.start()
+        await link.authenticate(settings.vhost, settings.user, password)
+    except exceptions.AuthenticationFailure:
+        await link.close()
+        raise LinkError(
+            f"the broker refuses the user {settings.user!r}: mend RABBITMQ_USER or RABBITMQ_PASSWORD"
+        ) from None
+    except exceptions.VirtualHostAccessFailure:
+        await link.close()
+        raise LinkError(
+            f"the user {settings.user!r} may not use the virtual host {settings.vhost!r}: mend RABBITMQ_VHOST or the "
+            f"user's permissions"
+        ) from None
+    except BaseException:
+        await link.close()
+        raise
+    return link
+
+
+async def _reach(settings: RabbitMQ, password: str, context: ssl.SSLContext | None, node: schema.Broker) -> Link:
+    """Connect to a node: straight, or through the load balancer again and again until it is that one."""
+    if not settings.load_balancer:
+        return await _open(settings, password, context, node.host, node.port)
+    for _ in range(_LOAD_BALANCER_TRIES):
+        link = await _open(settings, password, context, settings.host, settings.port)
+        if _is(link, node):
+            return link
+        await link.close()
+    raise LinkError(
+        f"the load balancer {settings.host}:{settings.port} did not lead to {node.host}:{node.port} in "
+        f"{_LOAD_BALANCER_TRIES} attempts: does it know that node, and does the node advertise itself by that name?"
+    )
+
+
+async def _first(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _is(link: Link, node: schema.Broker) -> bool:
+    properties = link.server_properties or {}
+    return (properties.get("advertised_host"), properties.get("advertised_port")) == (node.host, str(node.port))
+
+
+def _specification(offset: OffsetType | int) -> schema.OffsetSpec:
+    if isinstance(offset, OffsetType):
+        return schema.OffsetSpec(offset)
+    return schema.OffsetSpecOffset(OffsetType.OFFSET, offset)
+
+
+def _advice(reason: str) -> str:
+    if "frame" in reason.lower() and "large" in reason.lower():
+        return " (a chunk of the stream is larger than the broker's stream.frame_max: raise that)"
+    return ""
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn what rstream, the system and TLS raise into a `LinkError` that says what to do."""
+    try:
+        yield
+    except exceptions.StreamDoesNotExist:
+        raise LinkError("the stream does not exist: create it, or mend RABBITMQ_QUEUE_NAME or RABBITMQ_VHOST") from None
+    except exceptions.AccessRefused:
+        raise LinkError("the user may not read the stream: give it the permission") from None
+    except (exceptions.ServerError, exceptions.ClientError) as error:
+        raise LinkError(f"the broker refuses: {type(error).__name__} {error}".rstrip()) from None
+    except TimeoutError:
+        raise LinkError("the broker does not answer") from None
+    except ssl.SSLError as error:
+        raise LinkError(f"TLS: {error}; is RABBITMQ_TLS_CA right, and the certificate made for this host?") from None
+    except OSError as error:
+        raise LinkError(f"the broker cannot be reached: {error}") from None
+
+
+def quiet() -> None:
+    """Keep rstream from logging frames, which hold the password and the messages, whatever the level of the root."""
+    logging.getLogger("rstream").setLevel(logging.WARNING)
