@@ -1,8 +1,8 @@
-"""A folder of images and labels, sent into the spool as annotation messages."""
+"""A folder of images and labels becomes annotation messages; here they go into the spool."""
 
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ _GROUP: Final = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A file that cannot be imported."""
+    """A file that cannot be sent."""
 
     path: Path
     reason: str
@@ -39,7 +39,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What came of an import."""
+    """What came of sending a folder."""
 
     sent: int
     problems: tuple[Problem, ...]
@@ -53,11 +53,73 @@ class Options:
         role: of whoever drew the boxes; a validator's go to ``data``, anyone else's to ``data-seed``.
         media: finds the media's name in an image's stem (its first group, else the whole match); None takes the stem.
         email: of whoever drew the boxes.
+        status: ``CREATED`` or ``EDITED``.
     """
 
     role: Role = Role.VALIDATOR
     media: re.Pattern[str] | None = None
     email: str = ""
+    status: Status = Status.CREATED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """An image's message.
+
+    Attributes:
+        image: the file.
+        number: which of the folder's images it is, counted from 1.
+        status: the property ``AnnotationStatus``.
+        body: what `azaion.annotations.message.decode` takes; it has been tried.
+    """
+
+    image: Path
+    number: int
+    status: int
+    body: bytes
+
+
+class Folder:
+    """A folder whose images become messages.
+
+    Each needs a label: beside it, or in ``labels`` where the images are in ``images``.
+
+    Args:
+        path: the folder.
+        options: how the annotations are to look.
+
+    Attributes:
+        problems: the files that cannot be sent, as far as they have been found.
+
+    Raises:
+        AnnotationError: there is no such folder, or no image in it.
+    """
+
+    def __init__(self, path: Path, options: Options) -> None:
+        found, self._labels = _places(path)
+        self._options = options
+        first = {image.stem: image for image in reversed(found)}
+        self._images = [image for image in found if first[image.stem] is image]
+        self.problems = [
+            Problem(path=image, reason=f"{first[image.stem].name} has the same name and is sent")
+            for image in found
+            if first[image.stem] is not image
+        ]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def messages(self, start: int = 0, end: int | None = None) -> Iterator[Made]:
+        """The messages of the images from ``start`` up to ``end``; a file that cannot be taken becomes a problem.
+
+        They are made one after the other: all of them need not fit into memory.
+        """
+        for number, image in enumerate(self._images[start:end], start + 1):
+            made = _message(image, self._labels / f"{image.stem}.txt", self._options)
+            if isinstance(made, Problem):
+                self.problems.append(made)
+            else:
+                yield Made(image=image, number=number, status=int(self._options.status), body=made)
 
 
 def import_folder(
@@ -66,7 +128,7 @@ def import_folder(
     options: Options,
     progress: Callable[[int, int], None] | None = None,
 ) -> Imported:
-    """Send every image of ``folder`` that has a label: beside it, or in ``labels`` where the images are in ``images``.
+    """Send the images of a folder, as `Folder` finds them, into the spool.
 
     A file that cannot be taken is told and left out; every other one is sent. Importing a folder again sends the same
     annotations again, which changes nothing on disk.
@@ -75,21 +137,14 @@ def import_folder(
         AnnotationError: there is no such folder, or no image in it.
         OSError: on a full disk and the like.
     """
-    found, labels = _places(folder)
-    first = {image.stem: image for image in reversed(found)}
-    images = [image for image in found if first[image.stem] is image]
-    problems = [
-        Problem(path=image, reason=f"{first[image.stem].name} has the same name and is sent")
-        for image in found
-        if first[image.stem] is not image
-    ]
+    found = Folder(folder, options)
     sent = 0
-    for number in range(0, len(images), _GROUP):
-        group = images[number : number + _GROUP]
-        sent += spool.append(_messages(group, labels, options, problems))
+    for start in range(0, len(found), _GROUP):
+        end = min(start + _GROUP, len(found))
+        sent += spool.append((made.status, made.body) for made in found.messages(start, end))
         if progress is not None:
-            progress(min(number + _GROUP, len(images)), len(images))
-    return Imported(sent=sent, problems=tuple(problems))
+            progress(end, len(found))
+    return Imported(sent=sent, problems=tuple(found.problems))
 
 
 def _places(folder: Path) -> tuple[list[Path], Path]:
@@ -106,18 +161,6 @@ def _images(folder: Path) -> Iterator[Path]:
     return (path for path in folder.iterdir() if path.suffix.lower() in pictures.EXTENSIONS)
 
 
-def _messages(
-    images: Iterable[Path], labels: Path, options: Options, problems: list[Problem]
-) -> Iterator[tuple[int, bytes]]:
-    """One after the other: a group of them may be larger than memory."""
-    for image in images:
-        made = _message(image, labels / f"{image.stem}.txt", options)
-        if isinstance(made, Problem):
-            problems.append(made)
-        else:
-            yield int(Status.CREATED), made
-
-
 def _message(image: Path, label: Path, options: Options) -> bytes | Problem:
     """The body of an image's message, proved by reading it as the consumer will."""
     try:
@@ -127,7 +170,7 @@ def _message(image: Path, label: Path, options: Options) -> bytes | Problem:
         media = (found[1] if found.re.groups else found[0]) if found is not None else image.stem
         body = encode(
             Annotation(
-                status=Status.CREATED,
+                status=options.status,
                 name=check_name(image.stem),
                 media=media,
                 time=0,
@@ -141,7 +184,7 @@ def _message(image: Path, label: Path, options: Options) -> bytes | Problem:
                 created=datetime.fromtimestamp(max(path.stat().st_mtime for path in (image, label)), UTC),
             ),
         )
-        decode(int(Status.CREATED), body)
+        decode(int(options.status), body)
     except (OSError, OverflowError, ValueError, files.FileError, pictures.PictureError, BadMessageError) as error:
         # OverflowError and ValueError: its date is beyond every calendar.
         return Problem(path=image, reason=str(error))

@@ -83,6 +83,23 @@ def test_who_drew_them(layout: Layout, folder: Path) -> None:
     assert found(layout)["a"].folder == "data-seed"
 
 
+def test_an_edit(layout: Layout, folder: Path) -> None:
+    put(folder, "a.jpg")
+    run(layout, folder, status=Status.EDITED)
+    assert sent(layout)["a"].status is Status.EDITED
+
+
+def test_messages_know_their_image_s_place(folder: Path) -> None:
+    for name in "abcde":
+        put(folder, f"{name}.jpg")
+    (folder / "c.txt").unlink()
+    found = importer.Folder(folder, Options())
+    assert len(found) == 5
+    assert [(one.image.stem, one.number) for one in found.messages()] == [("a", 1), ("b", 2), ("d", 4), ("e", 5)]
+    assert [(one.image.stem, one.number) for one in found.messages(3, 4)] == [("d", 4)]
+    assert [problem.path.stem for problem in found.problems] == ["c"]
+
+
 @pytest.mark.parametrize(
     ("pattern", "media"),
     [
