@@ -49,6 +49,7 @@ from tests.brokers import Broker, broker
 
 #: Bytes of an image, and how many messages of them.
 SIZES: Final = {1: 12_000, 50: 3_000, 500: 600}
+_REPLAY: Final = 360_000
 CONTENDERS: Final = ("raw", "old", "files", "ours")
 _SLOW: Final = """
 #define _GNU_SOURCE
@@ -270,7 +271,9 @@ def slow_disk(folder: Path, milliseconds: float) -> dict[str, str]:
     return {"LD_PRELOAD": str(library), "SLOW_US": str(round(1000 * milliseconds))}
 
 
-def run(*, runs: int, fsync_ms: float, part: float = 1.0, sizes: Sequence[int] = tuple(SIZES)) -> list[list[str]]:
+def run(
+    *, runs: int, fsync_ms: float, part: float = 1.0, sizes: Sequence[int] = tuple(SIZES), replay: bool = False
+) -> list[list[str]]:
     """The table: medians of ``runs`` runs, by turns."""
     rows = [["IMAGE", "", *CONTENDERS, "OURS/OLD", "OURS/MIN(RAW, FILES)"]]
     with tempfile.TemporaryDirectory() as folder, broker() as rabbit:
@@ -279,9 +282,10 @@ def run(*, runs: int, fsync_ms: float, part: float = 1.0, sizes: Sequence[int] =
             count = max(100, round(SIZES[kilobytes] * part))
             stream = rabbit.fresh()
             rabbit.publish(messages(kilobytes, count), stream=stream)
-            found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+            names = ("ours",) if replay else CONTENDERS
+            found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
             for _ in range(runs):
-                for name in CONTENDERS:
+                for name in names:
                     task = Task(
                         contender=name,
                         folder="",
@@ -294,6 +298,10 @@ def run(*, runs: int, fsync_ms: float, part: float = 1.0, sizes: Sequence[int] =
                     )
                     found[name].append(measure(rabbit, task, environment))
             rabbit.delete(stream)
+            if replay:
+                (done,) = found["ours"]
+                told = f"{count} in {count / done['rate']:.0f} s: {done['rate']:.0f}/s"
+                return [[f"{told}, loop held {done['stall_ms']:.0f} ms at most, RSS {done['rss_mib']:.0f} MiB"]]
             rows += _rows(kilobytes, found)
     return rows
 
@@ -317,6 +325,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.consumer", description=__doc__)
     parser.add_argument("--task", help=argparse.SUPPRESS)
+    parser.add_argument("--replay", action="store_true", help="only ours: 360,000 messages from the beginning, once")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--size", type=int, choices=SIZES, action="append", help="KB of an image (default: all)")
     parser.add_argument("--part", type=float, default=1.0, help="of the messages")
@@ -325,6 +334,9 @@ def main() -> None:
     if arguments.task is not None:
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
         json.dump(asyncio.run(_measured(Task(**json.loads(arguments.task)))), sys.stdout)
+        return
+    if arguments.replay:
+        print(table(run(runs=1, fsync_ms=arguments.fsync_ms, part=_REPLAY / SIZES[1], sizes=[1], replay=True)))
         return
     print(
         table(

@@ -45,6 +45,7 @@ class ConsumerRoom:
         self._layout = settings.layout
         self._note = note
         self._told: tuple[str, str] | None = None
+        self._quarantined = 0
         self.service = Service(
             ServiceSpec(
                 name="consumer",
@@ -103,13 +104,25 @@ class ConsumerRoom:
         request = {"from": choice, "position": position, "by": by, "time": time.time()}
         await asyncio.to_thread(files.write_json, self._layout.consumer_request, request)
         self._note("consumer-resume", f"{by}: from {choice}, was at {status['offset']}")
-        deadline = time.monotonic() + _DECIDED_S
-        while _modified(self._layout.consumer_request) is not None and time.monotonic() < deadline:  # noqa: ASYNC110 - another process
-            await asyncio.sleep(_LOOK_S)
+        try:
+            async with asyncio.timeout(_DECIDED_S):
+                while _modified(self._layout.consumer_request) is not None:  # noqa: ASYNC110 - another process removes it
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            raise ConsumerError(
+                f"the consumer has not taken the decision up within {_DECIDED_S:g} s; it will as soon as it can"
+            ) from None
         after = self.status()
         if after.get("undecided") and after.get("refused") != status.get("refused"):
             raise ConsumerError(f"the consumer is still blocked: {after['last_error']}")
         return after
+
+    def _alert(self, quarantined: int) -> None:
+        """An event when there is something in quarantine for the first time, and whenever it is ten times as much."""
+        grown = len(str(quarantined)) if quarantined else 0
+        if grown > self._quarantined:
+            self._note("quarantined", f"{quarantined} messages are in quarantine; look: azaionctl quarantine list")
+        self._quarantined = grown
 
     async def _watch(self) -> None:
         seen = None
@@ -125,6 +138,7 @@ class ConsumerRoom:
         state, error = str(status["state"]), str(status.get("last_error") or "")
         # What it tells again and again of the same trouble is one event.
         told = (state, error if state == "blocked" else "")
+        self._alert(int(status.get("quarantined", 0)))
         if told != self._told:
             self._told = told
             self._note(f"consumer-{state}", error or f"offset {status.get('offset')}")

@@ -23,6 +23,7 @@ from azaion.layout import Layout
 #: Over how long the rate is counted.
 _RATE_S: Final = 60.0
 _TELL_S: Final = 1.0
+_SOON_S: Final = 0.05
 _LOCK_S: Final = 0.1
 _BACKOFF_S: Final = 0.5
 _BACKOFF_CAP_S: Final = 30.0
@@ -279,6 +280,11 @@ class Consumer:
     async def _tell_regularly(self) -> None:
         trouble = None
         while not self._stop.is_set():
+            starting = self._shown is ConsumerState.STARTING
+            if starting and self._source.trouble is not None and time.monotonic() - self._began < _TELL_S:
+                # To be connecting is no trouble yet.
+                await self._pause(_SOON_S)
+                continue
             # The rate of the last minute goes down though nothing comes.
             if self._dirty or self._recent or self._source.trouble != trouble or self._lag.messages:
                 self._dirty = False
@@ -286,7 +292,7 @@ class Consumer:
                 if self._position is not None:
                     self._lag = await self._source.lag(self._position)
                 self._tell()
-            await self._pause(_TELL_S)
+            await self._pause(_SOON_S if starting else _TELL_S)
 
     def _tell(self) -> None:
         now = time.monotonic()
