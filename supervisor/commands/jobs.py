@@ -1,4 +1,4 @@
-"""``azaionctl list``, ``show``, ``cancel``, ``stop``: look at jobs and act on them."""
+"""``azaionctl list``, ``show``, ``cancel``, ``stop``, ``hold``, ``release``, ``priority``, ``retry``: single jobs."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from supervisor.control.client import Client, find_socket
 #: Without --all, this many ended jobs are shown beside those that have not ended.
 _RECENT = 10
 _ENDED = ("succeeded", "failed", "cancelled")
-_OPEN = ("queued", "starting", "running", "stopping")
+_OPEN = ("held", "queued", "starting", "running", "stopping")
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -27,8 +27,17 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     cancel.set_defaults(run=_cancel)
     stop = commands.add_parser("stop", help="let a training end at its next epoch boundary, with a checkpoint")
     stop.set_defaults(run=_stop)
-    for parser in (show, cancel, stop):
+    hold = commands.add_parser("hold", help="keep a waiting job from starting")
+    hold.set_defaults(run=_act, act="hold")
+    release = commands.add_parser("release", help="let a held job start when its turn comes")
+    release.set_defaults(run=_act, act="release")
+    retry = commands.add_parser("retry", help="file a job that has ended anew, as a job of its own")
+    retry.set_defaults(run=_retry)
+    priority = commands.add_parser("priority", help="give a waiting job another priority")
+    priority.set_defaults(run=_prioritise)
+    for parser in (show, cancel, stop, hold, release, retry, priority):
         parser.add_argument("id", type=int, metavar="ID")
+    priority.add_argument("priority", type=int, metavar="N", help="higher goes first")
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -72,6 +81,9 @@ def _show(arguments: argparse.Namespace) -> int:
         "job": f"{job['id']}  {job['kind']}  {text.cut(job['name'], 60)}",
         "state": job["state"] + (f"  ({job['cause']})" if job["cause"] else ""),
         "reason": job["reason"],
+        "after": f"job {job['after']}" if job["after"] else None,
+        "begins": job["begins"],
+        "retry of": f"job {job['retry_of']}" if job["retry_of"] else None,
         "owner": job["owner"],
         "created": job["created"],
         "started": job["started"],
@@ -102,6 +114,29 @@ def _cancel(arguments: argparse.Namespace) -> int:
 
 def _stop(arguments: argparse.Namespace) -> int:
     return _told(arguments, Client(find_socket(arguments.socket)).post(f"/v1/jobs/{arguments.id}/stop"))
+
+
+def _act(arguments: argparse.Namespace) -> int:
+    return _told(arguments, Client(find_socket(arguments.socket)).post(f"/v1/jobs/{arguments.id}/{arguments.act}"))
+
+
+def _prioritise(arguments: argparse.Namespace) -> int:
+    client = Client(find_socket(arguments.socket))
+    job = client.post(f"/v1/jobs/{arguments.id}/priority", {"priority": arguments.priority})
+    if arguments.json:
+        text.put_json(job)
+    else:
+        print(f"job {job['id']} has priority {job['priority']}")
+    return 0
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    job = Client(find_socket(arguments.socket)).post(f"/v1/jobs/{arguments.id}/retry")
+    if arguments.json:
+        text.put_json(job)
+    else:
+        print(job["id"])
+    return 0
 
 
 def _told(arguments: argparse.Namespace, job: dict[str, Any]) -> int:

@@ -51,7 +51,7 @@ def screen(status: dict[str, Any]) -> str:
             f"  {job['id']}  {job['kind']}  {text.cut(job['name'], _NAME)}: {job['reason'] or 'about to start'}"
             for job in jobs["waiting"][:_WAITING]
         ]
-        if (more := len(jobs["waiting"]) - _WAITING) > 0:
+        if (more := jobs["counts"]["queued"] + jobs["counts"]["held"] - _WAITING) > 0:
             lines.append(f"  and {more} more; azaionctl list shows them all")
     return "\n".join(text.cut(line, _COLUMNS) for line in lines)
 

@@ -1,8 +1,11 @@
 """``azaionctl submit-train`` and ``submit``: file a job."""
 
 import argparse
+import datetime as dt
 import json
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +14,7 @@ from supervisor.commands import text
 from supervisor.commands.watch import follow
 from supervisor.control.client import Client, find_socket
 
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 #: What of the caller's environment a command needs to find its programs.
 _CARRIED: Final = ("PATH", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
 
@@ -58,7 +62,37 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         parser.add_argument("--name", help="what to call it")
         parser.add_argument("--priority", type=int, default=0, metavar="N", help="higher goes first (default: 0)")
         parser.add_argument("--key", help="submitting the same key again gives the same job, not a second one")
+        parser.add_argument("--after", type=int, metavar="ID", help="start when that job has succeeded")
+        parser.add_argument(
+            "--begin",
+            type=_moment,
+            metavar="TIME",
+            help="not before 2026-12-24T20:00, 20:00 (the next one), or +90m (2h, 1d)",
+        )
+        parser.add_argument("--hold", action="store_true", help="not before `azaionctl release`")
         parser.add_argument("--wait", action="store_true", help="follow it; exit with its outcome (0, 10, 11)")
+
+
+def _moment(given: str) -> float:
+    """A time that somebody has typed, in seconds since 1970."""
+    now = dt.datetime.now().astimezone()
+    if found := re.fullmatch(r"\+([0-9]{1,9})([smhd])", given):
+        return now.timestamp() + int(found[1]) * _UNITS[found[2]]
+    if found := re.fullmatch(r"([0-9]{1,2}):([0-9]{2})", given):
+        with suppress(ValueError):
+            today = now.replace(hour=int(found[1]), minute=int(found[2]), second=0, microsecond=0)
+            return (today if today > now else today + dt.timedelta(days=1)).timestamp()
+    with suppress(ValueError, OverflowError, OSError):
+        moment = dt.datetime.fromisoformat(given).astimezone().timestamp()
+        if moment >= 0:
+            return moment
+    raise argparse.ArgumentTypeError(f"{given!r} is not a time such as 2026-12-24T20:00, 20:00, +90m, +2h or +1d")
+
+
+def _scheduling(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What both kinds of jobs can be told of when to start."""
+    given = {"after": arguments.after, "begins": arguments.begin, "hold": arguments.hold or None}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -68,7 +102,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if "model" in body and "/" in body["model"]:
         # The daemon has another working folder.
         body["model"] = str(Path(body["model"]).absolute())
-    body |= {"kind": "train", "overrides": overrides, "priority": arguments.priority}
+    body |= {"kind": "train", "overrides": overrides, "priority": arguments.priority, **_scheduling(arguments)}
     return _submit(arguments, body)
 
 
@@ -86,6 +120,7 @@ def _command(arguments: argparse.Namespace) -> int:
         "env": environment,
         "devices": arguments.gpu,
         "priority": arguments.priority,
+        **_scheduling(arguments),
     }
     body |= {name: getattr(arguments, name) for name in ("name", "key") if getattr(arguments, name) is not None}
     return _submit(arguments, body)

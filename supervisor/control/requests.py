@@ -9,7 +9,7 @@ import msgspec
 
 from azaion.config import Config
 from azaion.layout import Layout
-from supervisor.jobs.model import JobError, Kind, State, Submission
+from supervisor.jobs.model import TERMINAL, Job, JobError, Kind, State, Submission
 
 #: How often a training may fail by its own code without a new epoch in between.
 TRAIN_ATTEMPTS: Final = 3
@@ -17,6 +17,8 @@ TRAIN_ATTEMPTS: Final = 3
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 _Text = Annotated[str, msgspec.Meta(max_length=131072, pattern=r"^[^\x00]*$")]
 _Priority = Annotated[int, msgspec.Meta(ge=-1000, le=1000)]
+_Id = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+_Time = Annotated[float, msgspec.Meta(ge=0, lt=1e11)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
 
@@ -29,6 +31,9 @@ class CommandRequest(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind
     name: _Name | None = None
     priority: _Priority = 0
     key: _Name | None = None
+    after: _Id | None = None
+    begins: _Time = 0.0
+    hold: bool = False
     devices: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
 
 
@@ -46,6 +51,15 @@ class TrainRequest(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind",
     name: _Name | None = None
     priority: _Priority = 0
     key: _Name | None = None
+    after: _Id | None = None
+    begins: _Time = 0.0
+    hold: bool = False
+
+
+class PriorityRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """``azaionctl priority``."""
+
+    priority: _Priority
 
 
 class ResumeRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -55,6 +69,7 @@ class ResumeRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _Decoder: Final = msgspec.json.Decoder(CommandRequest | TrainRequest)
+_Change: Final = msgspec.json.Decoder(PriorityRequest)
 _Resume: Final = msgspec.json.Decoder(ResumeRequest)
 
 
@@ -68,6 +83,38 @@ def resume(body: bytes) -> str | int:
         return _Resume.decode(body).choice
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise JobError(f"the request cannot be read: {error}") from None
+
+
+def priority(body: bytes) -> int:
+    """Which priority a client wants for a job.
+
+    Raises:
+        JobError: the request cannot be read.
+    """
+    try:
+        return _Change.decode(body).priority
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise JobError(f"the request cannot be read: {error}") from None
+
+
+def again(job: Job, owner: str) -> Submission:
+    """Another try of a job that has ended, as a job of its own.
+
+    Raises:
+        JobError: it has not ended.
+    """
+    if job.state not in TERMINAL:
+        raise JobError(f"job {job.id} is {job.state}: only one that has ended can be tried again")
+    return Submission(
+        kind=job.kind,
+        name=job.name,
+        parameters=job.parameters,
+        owner=owner,
+        priority=job.priority,
+        devices=job.devices,
+        retry_of=job.id,
+        limit=job.limit,
+    )
 
 
 def submission(body: bytes, config: Config, owner: str) -> Submission:
@@ -95,6 +142,9 @@ def _command(request: CommandRequest, owner: str) -> Submission:
         owner=owner,
         priority=request.priority,
         key=request.key,
+        after=request.after,
+        begins=request.begins,
+        held=request.hold,
         devices=request.devices,
     )
 
@@ -122,6 +172,9 @@ def _train(request: TrainRequest, config: Config, owner: str) -> Submission:
         owner=owner,
         priority=request.priority,
         key=request.key,
+        after=request.after,
+        begins=request.begins,
+        held=request.hold,
         limit=TRAIN_ATTEMPTS,
     )
 

@@ -26,7 +26,8 @@ from supervisor.control.quarantine import QuarantineRoutes
 from supervisor.jobs.metrics import progress
 from supervisor.jobs.model import ACTIVE, TERMINAL, Attempt, Intent, Job, JobError, State
 from supervisor.jobs.runner import Runner
-from supervisor.jobs.store import IllegalTransitionError, Store, StoreError
+from supervisor.jobs.schema import StoreError
+from supervisor.jobs.store import IllegalTransitionError, Store
 
 #: A waiting client hears at least this often that nothing has happened.
 LONG_POLL_S: Final = 30.0
@@ -34,6 +35,8 @@ LONG_POLL_S: Final = 30.0
 FOLLOW_S: Final = 0.2
 _CHUNK: Final = 1 << 16
 _BACKLOG: Final = 128
+#: So many of those that wait are in the status; `list` has all.
+_SHOWN: Final = 100
 #: SQLite's integers have 64 bits.
 _MAX_DIGITS: Final = 18
 
@@ -73,6 +76,10 @@ class Server:
                 web.get("/v1/jobs/{id}/log", self._read_log),
                 web.post("/v1/jobs/{id}/cancel", self._cancel),
                 web.post("/v1/jobs/{id}/stop", self._stop),
+                web.post("/v1/jobs/{id}/hold", self._hold),
+                web.post("/v1/jobs/{id}/release", self._release),
+                web.post("/v1/jobs/{id}/priority", self._prioritise),
+                web.post("/v1/jobs/{id}/retry", self._retry),
                 web.get("/v1/events", self._events),
                 web.get("/v1/consumer", self._show_consumer),
                 web.post("/v1/consumer/resume", self._resume_consumer),
@@ -158,7 +165,7 @@ class Server:
                 "jobs": {
                     "counts": {str(state): count for state, count in counts.items()},
                     "active": [self._record(job, waits) for job in self._store.jobs(ACTIVE)],
-                    "waiting": [self._record(job, waits) for job in self._store.jobs([State.QUEUED])],
+                    "waiting": [self._record(job, waits) for job in self._next_jobs()],
                 },
                 "gpus": [{"device": device, "job": leases.get(device)} for device in self._runner.machine.devices],
                 "disk": [_disk(path) for path in _filesystems(layout.root, layout.state)],
@@ -245,9 +252,7 @@ class Server:
         except web.HTTPRequestEntityTooLarge:
             _fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large; pass large inputs as files")
         submission = requests.submission(body, self._config, request[_peer_key].name)
-        job = self._store.submit(submission)
-        self._runner.poke()
-        return web.json_response(self._whole(job), status=HTTPStatus.CREATED)
+        return self._changed_job(self._store.submit(submission), HTTPStatus.CREATED)
 
     async def _cancel(self, request: web.Request) -> web.Response:
         job = self._job(request)
@@ -256,6 +261,24 @@ class Server:
 
     async def _stop(self, request: web.Request) -> web.Response:
         return self._ask(request, self._job(request), Intent.STOP, None)
+
+    async def _hold(self, request: web.Request) -> web.Response:
+        return self._changed_job(self._store.hold(self._job(request).id, request[_peer_key].name))
+
+    async def _release(self, request: web.Request) -> web.Response:
+        return self._changed_job(self._store.release(self._job(request).id, request[_peer_key].name))
+
+    async def _prioritise(self, request: web.Request) -> web.Response:
+        priority = requests.priority(await request.read())
+        return self._changed_job(self._store.prioritise(self._job(request).id, priority, request[_peer_key].name))
+
+    async def _retry(self, request: web.Request) -> web.Response:
+        again = requests.again(self._job(request), request[_peer_key].name)
+        return self._changed_job(self._store.submit(again), HTTPStatus.CREATED)
+
+    def _changed_job(self, job: Job, status: HTTPStatus = HTTPStatus.OK) -> web.Response:
+        self._runner.poke()
+        return web.json_response(self._whole(job), status=status)
 
     async def _resume_consumer(self, request: web.Request) -> web.Response:
         asked = requests.resume(await request.read())
@@ -272,6 +295,11 @@ class Server:
         if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
             raise JobError(f"{text!r} is not the number of a job")
         return self._store.get(int(text))
+
+    def _next_jobs(self) -> list[Job]:
+        """The first of those that wait, in the order in which their turn comes, and then those that are held."""
+        turn = sorted(self._store.queue(), key=lambda job: (-job.priority, job.id))[:_SHOWN]
+        return turn + self._store.jobs([State.HELD], _SHOWN - len(turn)) if len(turn) < _SHOWN else turn
 
     def _record(self, job: Job, waits: Any) -> dict[str, Any]:
         return protocol.job_record(job, waits=waits.get(job.id), progress=self._progress(job))

@@ -25,6 +25,7 @@ class Kind(StrEnum):
 class State(StrEnum):
     """Where a job is. A terminal state is final."""
 
+    HELD = "held"  # until somebody releases it
     QUEUED = "queued"
     STARTING = "starting"
     RUNNING = "running"
@@ -42,12 +43,14 @@ class Intent(StrEnum):
 
 
 TERMINAL: Final = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+WAITING: Final = frozenset({State.HELD, State.QUEUED})
 ACTIVE: Final = frozenset({State.STARTING, State.RUNNING, State.STOPPING})
 
 #: Every legal transition. `supervisor.jobs.store.Store` is the one door, and reads this table.
 TRANSITIONS: Final = MappingProxyType(
     {
-        State.QUEUED: frozenset({State.STARTING, State.CANCELLED, State.FAILED}),
+        State.HELD: frozenset({State.QUEUED, State.CANCELLED}),
+        State.QUEUED: frozenset({State.HELD, State.STARTING, State.CANCELLED, State.FAILED}),
         State.STARTING: frozenset({State.RUNNING, State.STOPPING, State.QUEUED, *TERMINAL}),
         State.RUNNING: frozenset({State.STOPPING, State.QUEUED, *TERMINAL}),
         State.STOPPING: frozenset({State.STOPPING, State.QUEUED, *TERMINAL}),
@@ -108,6 +111,9 @@ class Job:
         uid: random; tells this job's folder from that of another job with the same number in a restored database.
         parameters: what to do: for ``command`` argv, cwd and env; for ``train`` the hyperparameters.
         devices: how many GPUs (or, on a machine without one, whether the CPU slot) it needs; 0 for none.
+        after: the job that must have succeeded before this one starts.
+        begins: the wall-clock time that its owner has set; it is not started before.
+        retry_of: the job that this one is another try of.
         limit: how many attempts may fail by their own code without a new verified epoch between them.
         failures: how many have, since the last new verified epoch.
         interruptions: how often the machine has interrupted it since the last new verified epoch.
@@ -126,6 +132,9 @@ class Job:
     priority: int = 0
     key: str | None = None
     devices: int = 1
+    after: int | None = None
+    begins: float = 0.0
+    retry_of: int | None = None
     limit: int = 1
     failures: int = 0
     interruptions: int = 0
@@ -144,7 +153,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What somebody asks for."""
+    """What somebody asks for. One that is ``held`` waits until somebody releases it."""
 
     kind: Kind
     name: str
@@ -153,4 +162,8 @@ class Submission:
     priority: int = 0
     key: str | None = None
     devices: int = 1
+    after: int | None = None
+    begins: float = 0.0
+    retry_of: int | None = None
+    held: bool = False
     limit: int = 1

@@ -23,10 +23,11 @@ from supervisor.jobs import scheduler
 from supervisor.jobs.evidence import Evidence, Verdict
 from supervisor.jobs.launchers import Launcher, LaunchError
 from supervisor.jobs.metrics import epochs_done
-from supervisor.jobs.model import ACTIVE, Attempt, Intent, Job, Kind, State
+from supervisor.jobs.model import ACTIVE, Attempt, Intent, Job, Kind
 from supervisor.jobs.outcome import decide
 from supervisor.jobs.scheduler import Machine
-from supervisor.jobs.store import Store, StoreError
+from supervisor.jobs.schema import StoreError
+from supervisor.jobs.store import Store
 
 #: The version of what the daemon and the shim tell each other.
 PROTOCOL: Final = 1
@@ -38,6 +39,8 @@ START_S: Final = 10.0
 SHIM_MARGIN_S: Final = 5.0
 #: How long to wait before trying again what a full disk, or too many open files, have refused.
 AGAIN_S: Final = 5.0
+#: How often the clock is looked at while a job waits for a time.
+LOOK_S: Final = 60.0
 #: What of the daemon's environment a run may see. No secret is among it.
 _ENVIRONMENT: Final = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "AZAION_FAILPOINTS")
 
@@ -111,7 +114,8 @@ class Runner:
                     _log.error("cannot start anything", error=str(error))
                     await asyncio.sleep(AGAIN_S)
                     continue
-                pause = None if plan.wake is None else max(0.0, plan.wake - self._clock())
+                # The clock may be set while we sleep, and a job may begin in a month.
+                pause = None if plan.wake is None else min(max(0.0, plan.wake - self._clock()), LOOK_S)
                 try:
                     async with asyncio.timeout(pause):
                         await self._changed.wait()
@@ -137,7 +141,7 @@ class Runner:
         light = sum(job.devices == 0 for job in self._store.jobs(ACTIVE))
         # Two attempts of one job would write into one run.
         haunted = {orphan.folder.path.parent for orphan in self._orphans}
-        queued = self._store.jobs([State.QUEUED])
+        queued = self._store.queue()
         behind = [job for job in queued if haunted and self._layout.job(job.id, job.uid).path in haunted]
         plan = scheduler.plan(
             [job for job in queued if job not in behind] if behind else queued,
@@ -145,6 +149,7 @@ class Runner:
             leases=owners,
             light_running=light,
             now=self._clock(),
+            awaited=self._store.awaited(),
         )
         waits = {job.id: "an unknown run still works in its folder" for job in behind}
         return replace(plan, waits={**plan.waits, **waits})

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Final
 
-from supervisor.jobs.model import Job
+from supervisor.jobs.model import Job, State
 from supervisor.jobs.outcome import BACKOFF_CAP_S
 
 #: The device of a machine without a GPU: one run at a time.
@@ -31,7 +33,8 @@ class Plan:
     Attributes:
         starts: jobs to start, each with its devices.
         waits: job to the reason why it waits.
-        wake: the wall-clock time at which a backoff ends and a new plan is due; None if nothing waits for time.
+        wake: the wall-clock time at which a backoff ends, or a job may begin, and a new plan is due; None if nothing
+            waits for time.
     """
 
     starts: tuple[tuple[Job, tuple[str, ...]], ...]
@@ -46,6 +49,7 @@ def plan(
     leases: Mapping[str, str],
     light_running: int,
     now: float,
+    awaited: Mapping[int, State] = MappingProxyType({}),
 ) -> Plan:
     """Hand out what is free, by priority, then by age. Nobody who needs a device overtakes one who waits for devices.
 
@@ -54,6 +58,7 @@ def plan(
         machine: what there is.
         leases: device to whoever has it, in words.
         light_running: how many jobs without a device are active.
+        awaited: the jobs that others are to come after and that have not succeeded, with their states.
         now: wall-clock time; a backoff further off than its cap means that the clock has jumped, and is over.
     """
     free = [device for device in machine.devices if device not in leases]
@@ -64,8 +69,13 @@ def plan(
     blocked: Job | None = None
     for job in sorted(queued, key=lambda job: (-job.priority, job.id)):
         left = job.not_before - now
+        if job.after is not None and job.after in awaited:
+            waits[job.id] = f"comes after job {job.after}, which is {awaited[job.after]}"
+        elif job.begins > now:
+            wakes.append(job.begins)
+            waits[job.id] = f"begins at {_moment(job.begins)}"
         # Capping it instead would put it off again with every plan, until the clock has caught up.
-        if 0 < left <= BACKOFF_CAP_S:
+        elif 0 < left <= BACKOFF_CAP_S:
             wakes.append(job.not_before)
             waits[job.id] = f"{job.reason or 'backoff'} (in {left:.0f} s)"
         elif job.devices > len(machine.devices):
@@ -86,6 +96,10 @@ def plan(
             starts.append((job, tuple(free[: job.devices])))
             del free[: job.devices]
     return Plan(starts=tuple(starts), waits=waits, wake=min(wakes, default=None))
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _amount(job: Job, machine: Machine) -> str:

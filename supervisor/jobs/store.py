@@ -14,91 +14,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
 from azaion import failpoints
-from supervisor.jobs.model import TERMINAL, Attempt, Intent, Job, JobError, Kind, State, Submission, sources
+from supervisor.jobs import schema
+from supervisor.jobs.model import TERMINAL, WAITING, Attempt, Intent, Job, JobError, Kind, State, Submission, sources
 from supervisor.jobs.outcome import Decision, Ending, cause_of
+from supervisor.jobs.schema import StoreError
 from supervisor.processes import Identity
 
-#: In the header of the file, so that another program's database is not taken for ours ("azai").
-APPLICATION_ID: Final = 0x617A6169
-SCHEMA_VERSION: Final = 1
-
 _log = structlog.get_logger("azaion.store")
-
-_SCHEMA: Final = """
-CREATE TABLE jobs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    uid TEXT NOT NULL UNIQUE,
-    kind TEXT NOT NULL,
-    name TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN
-        ('queued', 'starting', 'running', 'stopping', 'succeeded', 'failed', 'cancelled')),
-    parameters TEXT NOT NULL,
-    owner TEXT NOT NULL,
-    priority INTEGER NOT NULL,
-    key TEXT UNIQUE,
-    devices INTEGER NOT NULL,
-    attempt_limit INTEGER NOT NULL,
-    failures INTEGER NOT NULL DEFAULT 0,
-    interruptions INTEGER NOT NULL DEFAULT 0,
-    verified_epoch INTEGER NOT NULL DEFAULT 0,
-    not_before REAL NOT NULL DEFAULT 0,
-    cause TEXT,
-    reason TEXT NOT NULL DEFAULT '',
-    intent TEXT CHECK (intent IN ('stop', 'cancel')),
-    intent_at REAL,
-    grace_s REAL,
-    created REAL NOT NULL,
-    started REAL,
-    ended REAL,
-    artifacts TEXT NOT NULL DEFAULT '{}'
-) STRICT;
-CREATE INDEX jobs_by_state ON jobs (state, id);
-
-CREATE TABLE attempts (
-    job INTEGER NOT NULL REFERENCES jobs (id),
-    number INTEGER NOT NULL,
-    nonce TEXT NOT NULL UNIQUE,
-    reserved REAL NOT NULL,
-    child_pid INTEGER,
-    child_start INTEGER,
-    started REAL,
-    ended REAL,
-    exit_code INTEGER,
-    cause TEXT,
-    resumed_from_epoch INTEGER,
-    PRIMARY KEY (job, number)
-) STRICT, WITHOUT ROWID;
--- A job has one open attempt at the most.
-CREATE UNIQUE INDEX one_open_attempt ON attempts (job) WHERE ended IS NULL;
-
--- The primary key is the promise: no device is leased twice.
-CREATE TABLE leases (
-    device TEXT PRIMARY KEY,
-    job INTEGER NOT NULL REFERENCES jobs (id)
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    time REAL NOT NULL,
-    job INTEGER,
-    type TEXT NOT NULL,
-    text TEXT NOT NULL,
-    actor TEXT NOT NULL
-) STRICT;
-"""
 
 
 class IllegalTransitionError(JobError):
     """A job is not in a state from which the wanted one can be reached."""
-
-
-class StoreError(JobError):
-    """The state database cannot be used; a change that raises it has not happened."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,34 +64,12 @@ class Store:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=10.0)
             self._connection.row_factory = sqlite3.Row
-            self._prepare(path)
+            schema.prepare(self._connection, path)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(
                 f"{path}: {error}. If the disk is full, make room; if the file is damaged, move it away "
                 f"(jobs that run are found again by their folders) or restore it from a backup",
             ) from None
-
-    def _prepare(self, path: Path) -> None:
-        connection = self._connection
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if application == 0 and version == 0 and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-            with self._transaction():
-                for statement in _SCHEMA.split(";\n"):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            return
-        if application != APPLICATION_ID:
-            raise StoreError(f"{path} is not a database of azaion; move it away or set AZAION_STATE_DIR elsewhere")
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"{path} was written by a newer azaion (schema {version}, this one reads {SCHEMA_VERSION}); "
-                f"start that release again, it has not been touched",
-            )
 
     def close(self) -> None:
         """Close the database."""
@@ -218,6 +127,26 @@ class Store:
             )
         return [_job(row) for row in rows][::-1]
 
+    def queue(self) -> list[Job]:
+        """The jobs that wait for their turn, in the order in which they came, without what only their runs need.
+
+        There may be ten thousand, and their parameters may be long.
+        """
+        rows = self._connection.execute(
+            "SELECT id, uid, kind, name, state, owner, priority, devices, attempt_limit, after, begins, not_before,"
+            " reason, created, failures, interruptions, verified_epoch, '{}' AS parameters, '{}' AS artifacts,"
+            " NULL AS intent FROM jobs WHERE state = 'queued' ORDER BY id"
+        )
+        return [_job(row) for row in rows]
+
+    def awaited(self) -> dict[int, State]:
+        """The jobs that waiting ones are to come after and that have not succeeded, with their states."""
+        rows = self._connection.execute(
+            "SELECT DISTINCT earlier.id, earlier.state FROM jobs AS later JOIN jobs AS earlier"
+            " ON earlier.id = later.after WHERE later.state = 'queued' AND earlier.state <> 'succeeded'"
+        )
+        return {number: State(state) for number, state in rows}
+
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
         rows = self._connection.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state")
@@ -268,27 +197,41 @@ class Store:
     # Changing.
 
     def submit(self, submission: Submission) -> Job:
-        """File a job. It is durable when this returns. A known key gives the job that was filed with it."""
+        """File a job. It is durable when this returns. A known key gives the job that was filed with it.
+
+        Raises:
+            JobError: it should come after a job that does not exist, or that has not succeeded and never will.
+        """
         if submission.key is not None:
             row = self._connection.execute("SELECT * FROM jobs WHERE key = ?", (submission.key,)).fetchone()
             if row is not None:
                 return _job(row)
+        if submission.after is not None and (before := self.get(submission.after)).state in TERMINAL - {
+            State.SUCCEEDED
+        }:
+            raise JobError(f"job {before.id} has {before.state}, so what comes after it would never start")
+        columns = {
+            "uid": secrets.token_hex(8),
+            "kind": submission.kind,
+            "name": submission.name,
+            "state": State.HELD if submission.held else State.QUEUED,
+            "reason": f"held by {submission.owner}" if submission.held else "",
+            "parameters": json.dumps(submission.parameters),
+            "owner": submission.owner,
+            "priority": submission.priority,
+            "key": submission.key,
+            "after": submission.after,
+            "begins": submission.begins,
+            "retry_of": submission.retry_of,
+            "devices": submission.devices,
+            "attempt_limit": submission.limit,
+            "created": self._clock(),
+        }
+        marks = ", ".join("?" * len(columns))
         with self._transaction():
             number = self._connection.execute(
-                "INSERT INTO jobs (uid, kind, name, state, parameters, owner, priority, key, devices, attempt_limit,"
-                " created) VALUES (?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    secrets.token_hex(8),
-                    submission.kind,
-                    submission.name,
-                    json.dumps(submission.parameters),
-                    submission.owner,
-                    submission.priority,
-                    submission.key,
-                    submission.devices,
-                    submission.limit,
-                    self._clock(),
-                ),
+                f"INSERT INTO jobs ({', '.join(columns)}) VALUES ({marks})",  # noqa: S608 - our own names
+                tuple(columns.values()),
             ).lastrowid
             self._event(number, "submitted", submission.name, submission.owner)
             failpoints.hit("store.submit.before-commit")
@@ -351,9 +294,10 @@ class Store:
         now = self._clock()
         job = self.get(number)
         with self._transaction():
-            if job.state is State.QUEUED:
+            if job.state in WAITING:
                 self._move(number, State.CANCELLED, cause="cancelled", reason=f"cancelled by {actor}", ended=now)
                 self._event(number, "cancelled", "before it ran", actor)
+                self._abandon(number, State.CANCELLED)
             elif not (job.intent is Intent.CANCEL and intent is Intent.STOP):
                 self._move(number, State.STOPPING, intent=intent, intent_at=now, grace_s=grace_s)
                 self._event(number, f"{intent}-requested", f"grace {grace_s:g} s" if grace_s is not None else "", actor)
@@ -394,8 +338,62 @@ class Store:
             self._connection.execute("DELETE FROM leases WHERE job = ?", (number,))
             kind = "requeued" if decision.state is State.QUEUED else str(decision.state)
             self._event(number, kind, decision.reason, "azaiond")
+            if decision.state in TERMINAL - {State.SUCCEEDED}:
+                self._abandon(number, decision.state)
         failpoints.hit("store.finish.committed")
         return self.get(number)
+
+    def hold(self, number: int, actor: str) -> Job:
+        """Keep a waiting job from starting until it is released; to one that is held already nothing happens.
+
+        Raises:
+            IllegalTransitionError: it does not wait any more.
+        """
+        if self.get(number).state is not State.HELD:
+            with self._transaction():
+                self._move(number, State.HELD, reason=f"held by {actor}")
+                self._event(number, "held", "", actor)
+        return self.get(number)
+
+    def release(self, number: int, actor: str) -> Job:
+        """Let a held job start when its turn comes; to one that waits for its turn already nothing happens.
+
+        Raises:
+            IllegalTransitionError: it does not wait any more.
+        """
+        if self.get(number).state is not State.QUEUED:
+            with self._transaction():
+                self._move(number, State.QUEUED, reason="", allowed=frozenset({State.HELD}))
+                self._event(number, "released", "", actor)
+        return self.get(number)
+
+    def prioritise(self, number: int, priority: int, actor: str) -> Job:
+        """Give a waiting job another priority.
+
+        Raises:
+            IllegalTransitionError: it does not wait any more.
+        """
+        job = self.get(number)
+        if job.state not in WAITING:
+            raise IllegalTransitionError(f"job {number} is {job.state}: its priority says nothing any more")
+        with self._transaction():
+            self._connection.execute("UPDATE jobs SET priority = ? WHERE id = ?", (priority, number))
+            self._event(number, "priority", f"{job.priority} -> {priority}", actor)
+        return self.get(number)
+
+    def _abandon(self, number: int, state: State) -> None:
+        """Cancel what was to come after a job that will never succeed, and what was to come after that."""
+        ended = [(number, "failed" if state is State.FAILED else "been cancelled")]
+        while ended:
+            earlier, word = ended.pop()
+            reason = f"job {earlier}, which it was to come after, has {word}"
+            rows = self._connection.execute(
+                "SELECT id FROM jobs WHERE after = ? AND state IN ('held', 'queued') ORDER BY id", (earlier,)
+            )
+            for (later,) in rows.fetchall():
+                self._move(later, State.CANCELLED, cause="cancelled", reason=reason, ended=self._clock())
+                self._event(later, "cancelled", reason, "azaiond")
+                ended.append((later, "been cancelled"))
 
     def note(self, kind: str, text: str, job: int | None = None, actor: str = "azaiond") -> None:
         """Record an event that changes no job, if there is room for it."""
@@ -411,9 +409,9 @@ class Store:
             (self._clock(), job, kind, text, actor),
         )
 
-    def _move(self, number: int, target: State, **columns: Any) -> None:
-        """The one door: a compare-and-set of the state."""
-        allowed = sources(target)
+    def _move(self, number: int, target: State, *, allowed: frozenset[State] | None = None, **columns: Any) -> None:
+        """The one door: a compare-and-set of the state, from whatever may become it, or only from ``allowed``."""
+        allowed = allowed or sources(target)
         assignments = "".join(f", {name} = ?" for name in columns)
         marks = ", ".join("?" * len(allowed))
         changed = self._connection.execute(

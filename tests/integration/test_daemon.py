@@ -110,6 +110,54 @@ def test_logs_follow_a_run_to_its_end(server: Installation) -> None:
     assert server.ctl("logs", "-f", "1").stdout == "1\n2\n3\n4\n5\n"
 
 
+def test_a_job_comes_after_another_and_is_cancelled_with_it(server: Installation) -> None:
+    server.start()
+    gate = server.folder / "gate"
+    first = server.submit(f"until [ -e {gate} ]; do sleep 0.05; done; exit $(cat {gate})")
+    then = int(server.ctl("submit", "--gpu", "0", "--after", str(first), "--", "true").stdout)
+    last = int(server.ctl("submit", "--gpu", "0", "--after", str(then), "--hold", "--", "true").stdout)
+    assert server.json("show", str(then))["reason"] == f"comes after job {first}, which is running"
+    assert f"comes after job {first}" in server.ctl("status").stdout
+    gate.write_text("3")
+    assert server.wait(last)["state"] == "cancelled"
+    assert server.job(then)["reason"] == f"job {first}, which it was to come after, has failed"
+    refused = server.ctl("submit", "--after", str(first), "--", "true")
+    assert (refused.returncode, "would never start" in refused.stderr) == (1, True)
+    gate.unlink()
+    again = int(server.ctl("retry", str(first)).stdout)
+    assert server.job(again)["retry_of"] == first
+    then = int(server.ctl("submit", "--gpu", "0", "--after", str(again), "--", "true").stdout)
+    gate.write_text("0")
+    assert server.wait(then)["state"] == "succeeded"
+    assert server.ctl("retry", str(again)).returncode == 0
+
+
+def test_hold_release_priority_and_a_time_to_begin(server: Installation) -> None:
+    server.start()
+    held = int(server.ctl("submit", "--gpu", "0", "--hold", "--", "true").stdout)
+    assert server.json("show", str(held))["state"] == "held"
+    assert "held by" in server.ctl("list").stdout
+    assert "held by" in server.ctl("status").stdout
+    assert server.ctl("priority", str(held), "9").stdout == f"job {held} has priority 9\n"
+    assert server.ctl("release", str(held)).stdout == f"job {held} is queued\n"
+    assert server.wait(held)["priority"] == 9
+    for command in ("hold", "release"):
+        refused = server.ctl(command, str(held))
+        assert (refused.returncode, f"job {held} is succeeded" in refused.stderr) == (1, True)
+    later = int(server.ctl("submit", "--gpu", "0", "--begin", "+1d", "--", "true").stdout)
+    assert server.job(later)["reason"].startswith("begins at 20")
+    assert server.ctl("submit", "--begin", "yesterday", "--", "true").returncode == 2
+    assert server.ctl("retry", str(later)).returncode == 1
+    soon = int(server.ctl("submit", "--gpu", "0", "--begin", "+1s", "--", "true").stdout)
+    assert server.wait(soon)["state"] == "succeeded"
+    # A restart forgets none of it.
+    server.kill()
+    server.start()
+    assert server.job(later)["state"] == "queued"
+    assert server.job(later)["begins"] is not None
+    assert server.ctl("cancel", str(later)).returncode == 0
+
+
 def test_the_same_key_files_one_job(server: Installation) -> None:
     server.start()
     first = server.json("submit", "--key", "nightly", "--", "true")

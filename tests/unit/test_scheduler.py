@@ -79,3 +79,14 @@ def test_no_device_is_handed_out_twice_and_everybody_else_knows_why(
     assert all(len(devices) == job.devices for job, devices in made.starts)
     assert {job.id for job, _ in made.starts} | set(made.waits) == {job.id for job in jobs}
     assert all(made.waits.values())
+
+
+def test_a_job_waits_for_its_time_and_for_another() -> None:
+    jobs = [queued(1, begins=50.0), queued(2, after=9), queued(3)]
+    made = plan(jobs, machine=ONE, leases={}, light_running=0, now=10.0, awaited={9: State.RUNNING})
+    # Neither keeps the one behind it from starting.
+    assert [job.id for job, _ in made.starts] == [3]
+    assert made.waits == {1: "begins at 1970-01-01 00:00:50 UTC", 2: "comes after job 9, which is running"}
+    assert made.wake == 50.0
+    later = plan(jobs[:2], machine=TWO, leases={}, light_running=0, now=50.0)
+    assert ([job.id for job, _ in later.starts], later.wake) == ([1, 2], None)

@@ -8,7 +8,8 @@ import pytest
 
 from supervisor.jobs.model import TRANSITIONS, Intent, Job, JobError, Kind, State, Submission
 from supervisor.jobs.outcome import Decision, Ending, Source
-from supervisor.jobs.store import IllegalTransitionError, Store, StoreError
+from supervisor.jobs.schema import StoreError
+from supervisor.jobs.store import IllegalTransitionError, Store
 from supervisor.processes import Identity
 
 
@@ -104,6 +105,73 @@ def test_one_that_waits_is_cancelled_at_once(store: Store) -> None:
     store.submit(submission())
     assert store.request(1, Intent.STOP, "anna").state is State.CANCELLED
     assert store.get(1).reason == "cancelled by anna"
+
+
+def test_a_held_job_waits_for_its_release(store: Store) -> None:
+    assert store.submit(submission(held=True)).state is State.HELD
+    assert store.get(1).reason == "held by o"
+    with pytest.raises(IllegalTransitionError, match="job 1 is held and cannot become starting"):
+        store.reserve(1, [])
+    assert store.release(1, "anna").state is State.QUEUED
+    assert store.release(1, "anna").reason == ""
+    assert store.hold(1, "anna").reason == "held by anna"
+    assert store.hold(1, "ben").reason == "held by anna"
+    store.release(1, "anna")
+    store.reserve(1, [])
+    for change in (store.hold, store.release):
+        with pytest.raises(IllegalTransitionError, match="job 1 is starting"):
+            change(1, "anna")
+    assert [event.type for event in store.events()] == ["submitted", "released", "held", "released"]
+
+
+def test_a_priority_is_for_those_that_wait(store: Store) -> None:
+    store.submit(submission())
+    assert store.prioritise(1, 7, "anna").priority == 7
+    store.reserve(1, [])
+    with pytest.raises(IllegalTransitionError, match="job 1 is starting"):
+        store.prioritise(1, 8, "anna")
+    assert store.get(1).priority == 7
+
+
+@pytest.mark.parametrize("end", [State.SUCCEEDED, State.FAILED, State.CANCELLED])
+def test_what_comes_after_a_job_goes_its_way(store: Store, end: State) -> None:
+    job = store.submit(submission())
+    store.submit(submission(after=1))
+    store.submit(submission(after=2, held=True))
+    store.submit(submission(after=3))
+    assert store.awaited() == {1: State.QUEUED, 3: State.HELD}
+    store.reserve(1, [])
+    finish(store, job, end)
+    if end is State.SUCCEEDED:
+        assert store.awaited() == {3: State.HELD}
+        assert store.submit(submission(after=1)).state is State.QUEUED
+        return
+    word = "failed" if end is State.FAILED else "been cancelled"
+    assert [store.get(number).state for number in (2, 3, 4)] == [State.CANCELLED] * 3
+    assert store.get(2).reason == f"job 1, which it was to come after, has {word}"
+    assert store.get(4).reason == "job 3, which it was to come after, has been cancelled"
+    with pytest.raises(JobError, match=f"job 1 has {end}, so what comes after it would never start"):
+        store.submit(submission(after=1))
+
+
+def test_a_long_chain_is_cancelled_as_one(store: Store) -> None:
+    for number in range(2000):
+        store.submit(submission(after=number or None))
+    store.request(1, Intent.CANCEL, "anna")
+    assert store.counts()[State.CANCELLED] == 2000
+
+
+def test_what_comes_after_no_job_is_refused(store: Store) -> None:
+    with pytest.raises(JobError, match="there is no job 5"):
+        store.submit(submission(after=5))
+    assert store.jobs() == []
+
+
+def test_the_queue_leaves_out_what_only_runs_need(store: Store) -> None:
+    store.submit(submission(priority=3, begins=50.0))
+    (job,) = store.queue()
+    assert (job.parameters, job.priority, job.begins, job.created) == ({}, 3, 50.0, 100.0)
+    assert store.get(1).parameters == {"argv": ["true"]}
 
 
 def test_what_was_committed_is_there_after_a_reopening(tmp_path: Path) -> None:
