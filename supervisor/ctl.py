@@ -32,6 +32,7 @@ MODULES: Final = MappingProxyType(
         "release": "jobs",
         "retry": "jobs",
         "priority": "jobs",
+        "maintenance": "maintenance",
         "consumer": "consumer",
         "annotations": "annotations",
         "quarantine": "quarantine",

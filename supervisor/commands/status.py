@@ -40,6 +40,7 @@ def screen(status: dict[str, Any]) -> str:
         *(f"device    {entry['device']}: {_lease(entry)}" for entry in status["gpus"]),
         *(f"disk      {disk['path']}: {_space(disk)}" for disk in status["disk"]),
         f"model     {status['models']['current'] or 'none yet'}",
+        *_maintenance(status["maintenance"]),
         f"jobs      {_counts(status['jobs']['counts'])}",
     ]
     for job in jobs["active"]:
@@ -68,6 +69,13 @@ def _consumer(consumer: dict[str, Any]) -> list[str]:
         parts.append(f"{consumer['quarantined']} quarantined")
     error = consumer.get("last_error")
     return [f"consumer  {', '.join(parts)}", *([f"          {error}"] if error else [])]
+
+
+def _maintenance(told: dict[str, Any] | None) -> list[str]:
+    if told is None:
+        return []
+    reason = f": {told['reason']}" if told["reason"] else ""
+    return [f"drained   for {text.since(told['since'])} by {told['by']}{reason}; azaionctl maintenance off ends it"]
 
 
 def _counts(counts: dict[str, int]) -> str:

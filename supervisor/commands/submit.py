@@ -5,6 +5,7 @@ import datetime as dt
 import json
 import os
 import re
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -70,6 +71,11 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
             help="not before 2026-12-24T20:00, 20:00 (the next one), or +90m (2h, 1d)",
         )
         parser.add_argument("--hold", action="store_true", help="not before `azaionctl release`")
+        parser.add_argument(
+            "--preempt",
+            action="store_true",
+            help="have trainings of a lower priority step aside; they go on afterwards",
+        )
         parser.add_argument("--wait", action="store_true", help="follow it; exit with its outcome (0, 10, 11)")
 
 
@@ -91,7 +97,12 @@ def _moment(given: str) -> float:
 
 def _scheduling(arguments: argparse.Namespace) -> dict[str, Any]:
     """What both kinds of jobs can be told of when to start."""
-    given = {"after": arguments.after, "begins": arguments.begin, "hold": arguments.hold or None}
+    given = {
+        "after": arguments.after,
+        "begins": arguments.begin,
+        "hold": arguments.hold or None,
+        "preempt": arguments.preempt or None,
+    }
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -137,6 +148,8 @@ def _submit(arguments: argparse.Namespace, body: dict[str, Any]) -> int:
         text.put_json({"id": job["id"], "chain": [job["id"]]} if body["kind"] == "train" else job)
     else:
         print(job["id"])
+        if (waiting := job["maintenance"]) is not None:
+            print(f"it waits for the end of the {waiting}", file=sys.stderr)
     return 0
 
 

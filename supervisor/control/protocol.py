@@ -3,7 +3,7 @@
 import datetime as dt
 from typing import Any
 
-from supervisor.jobs.model import Attempt, Job
+from supervisor.jobs.model import Attempt, Job, Maintenance
 from supervisor.jobs.store import Event
 
 #: The newest version of the protocol that this code speaks; in every status.
@@ -64,6 +64,18 @@ def job_record(job: Job, *, waits: str | None = None, progress: dict[str, Any] |
         if told
         else None,
         "artifacts": job.artifacts,
+    }
+
+
+def maintenance_record(maintenance: Maintenance | None) -> dict[str, Any] | None:
+    """Why nothing starts, as ``status --json`` prints it; None if it may."""
+    if maintenance is None:
+        return None
+    return {
+        "reason": maintenance.reason,
+        "by": maintenance.by,
+        "since": stamp(maintenance.since),
+        "stop_running": maintenance.stop_running,
     }
 
 

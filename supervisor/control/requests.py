@@ -3,18 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
 from azaion.config import Config
 from azaion.layout import Layout
-from supervisor.jobs.model import TERMINAL, Job, JobError, Kind, State, Submission
+from supervisor.jobs.model import TERMINAL, Job, JobError, Kind, Maintenance, State, Submission
 
 #: How often a training may fail by its own code without a new epoch in between.
 TRAIN_ATTEMPTS: Final = 3
 
+_Request = TypeVar("_Request")
+
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_Reason = Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 _Text = Annotated[str, msgspec.Meta(max_length=131072, pattern=r"^[^\x00]*$")]
 _Priority = Annotated[int, msgspec.Meta(ge=-1000, le=1000)]
 _Id = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
@@ -34,6 +37,7 @@ class CommandRequest(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind
     after: _Id | None = None
     begins: _Time = 0.0
     hold: bool = False
+    preempt: bool = False
     devices: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
 
 
@@ -54,12 +58,21 @@ class TrainRequest(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind",
     after: _Id | None = None
     begins: _Time = 0.0
     hold: bool = False
+    preempt: bool = False
 
 
 class PriorityRequest(msgspec.Struct, forbid_unknown_fields=True):
     """``azaionctl priority``."""
 
     priority: _Priority
+
+
+class MaintenanceRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """``azaionctl maintenance``."""
+
+    on: bool
+    reason: _Reason = ""
+    stop_running: bool = False
 
 
 class ResumeRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -70,6 +83,7 @@ class ResumeRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 _Decoder: Final = msgspec.json.Decoder(CommandRequest | TrainRequest)
 _Change: Final = msgspec.json.Decoder(PriorityRequest)
+_Maintenance: Final = msgspec.json.Decoder(MaintenanceRequest)
 _Resume: Final = msgspec.json.Decoder(ResumeRequest)
 
 
@@ -79,10 +93,19 @@ def resume(body: bytes) -> str | int:
     Raises:
         JobError: the request cannot be read.
     """
-    try:
-        return _Resume.decode(body).choice
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise JobError(f"the request cannot be read: {error}") from None
+    return _read(_Resume, body).choice
+
+
+def maintenance(body: bytes, by: str, now: float) -> Maintenance | None:
+    """The maintenance that a client wants; None for its end.
+
+    Raises:
+        JobError: the request cannot be read.
+    """
+    wanted = _read(_Maintenance, body)
+    if not wanted.on:
+        return None
+    return Maintenance(reason=wanted.reason, by=by, since=now, stop_running=wanted.stop_running)
 
 
 def priority(body: bytes) -> int:
@@ -91,10 +114,7 @@ def priority(body: bytes) -> int:
     Raises:
         JobError: the request cannot be read.
     """
-    try:
-        return _Change.decode(body).priority
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise JobError(f"the request cannot be read: {error}") from None
+    return _read(_Change, body).priority
 
 
 def again(job: Job, owner: str) -> Submission:
@@ -123,11 +143,15 @@ def submission(body: bytes, config: Config, owner: str) -> Submission:
     Raises:
         JobError: the request cannot be read, or asks for what is not there.
     """
+    request = _read(_Decoder, body)
+    return _train(request, config, owner) if isinstance(request, TrainRequest) else _command(request, owner)
+
+
+def _read(decoder: "msgspec.json.Decoder[_Request]", body: bytes) -> _Request:
     try:
-        request = _Decoder.decode(body)
+        return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise JobError(f"the request cannot be read: {error}") from None
-    return _train(request, config, owner) if isinstance(request, TrainRequest) else _command(request, owner)
 
 
 def _command(request: CommandRequest, owner: str) -> Submission:
@@ -145,6 +169,7 @@ def _command(request: CommandRequest, owner: str) -> Submission:
         after=request.after,
         begins=request.begins,
         held=request.hold,
+        preempt=request.preempt,
         devices=request.devices,
     )
 
@@ -175,6 +200,7 @@ def _train(request: TrainRequest, config: Config, owner: str) -> Submission:
         after=request.after,
         begins=request.begins,
         held=request.hold,
+        preempt=request.preempt,
         limit=TRAIN_ATTEMPTS,
     )
 

@@ -81,6 +81,7 @@ class Server:
                 web.post("/v1/jobs/{id}/priority", self._prioritise),
                 web.post("/v1/jobs/{id}/retry", self._retry),
                 web.get("/v1/events", self._events),
+                web.post("/v1/maintenance", self._maintain),
                 web.get("/v1/consumer", self._show_consumer),
                 web.post("/v1/consumer/resume", self._resume_consumer),
             ],
@@ -167,6 +168,7 @@ class Server:
                     "active": [self._record(job, waits) for job in self._store.jobs(ACTIVE)],
                     "waiting": [self._record(job, waits) for job in self._next_jobs()],
                 },
+                "maintenance": protocol.maintenance_record(self._store.maintenance()),
                 "gpus": [{"device": device, "job": leases.get(device)} for device in self._runner.machine.devices],
                 "disk": [_disk(path) for path in _filesystems(layout.root, layout.state)],
                 "models": {"current": _current(layout.current_model)},
@@ -276,6 +278,13 @@ class Server:
         again = requests.again(self._job(request), request[_peer_key].name)
         return self._changed_job(self._store.submit(again), HTTPStatus.CREATED)
 
+    async def _maintain(self, request: web.Request) -> web.Response:
+        actor = request[_peer_key].name
+        wanted = requests.maintenance(await request.read(), actor, time.time())
+        self._store.set_maintenance(wanted, actor)
+        self._runner.poke()
+        return web.json_response({"maintenance": protocol.maintenance_record(self._store.maintenance())})
+
     def _changed_job(self, job: Job, status: HTTPStatus = HTTPStatus.OK) -> web.Response:
         self._runner.poke()
         return web.json_response(self._whole(job), status=status)
@@ -307,7 +316,11 @@ class Server:
     def _whole(self, job: Job) -> dict[str, Any]:
         attempts: list[Attempt] = self._store.attempts(job.id)
         record = self._record(job, self._runner.plan().waits)
-        return record | {"attempts": [protocol.attempt_record(attempt) for attempt in attempts]}
+        maintenance = self._store.maintenance()
+        return record | {
+            "attempts": [protocol.attempt_record(attempt) for attempt in attempts],
+            "maintenance": str(maintenance) if maintenance is not None else None,
+        }
 
     def _progress(self, job: Job) -> dict[str, Any]:
         if job.state not in ACTIVE:

@@ -36,10 +36,11 @@ class State(StrEnum):
 
 
 class Intent(StrEnum):
-    """What a person has asked of a job: to stop at the next epoch boundary, or to end within the grace."""
+    """What has been asked of a job, the weaker first: a later wish counts if it is as strong."""
 
-    STOP = "stop"
-    CANCEL = "cancel"
+    PAUSE = "pause"  # step aside at the next epoch boundary, and go on when the turn comes
+    STOP = "stop"  # end at the next epoch boundary
+    CANCEL = "cancel"  # end within the grace
 
 
 TERMINAL: Final = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
@@ -114,6 +115,7 @@ class Job:
         after: the job that must have succeeded before this one starts.
         begins: the wall-clock time that its owner has set; it is not started before.
         retry_of: the job that this one is another try of.
+        preempt: whether trainings of a lower priority are asked to step aside for it.
         limit: how many attempts may fail by their own code without a new verified epoch between them.
         failures: how many have, since the last new verified epoch.
         interruptions: how often the machine has interrupted it since the last new verified epoch.
@@ -135,6 +137,7 @@ class Job:
     after: int | None = None
     begins: float = 0.0
     retry_of: int | None = None
+    preempt: bool = False
     limit: int = 1
     failures: int = 0
     interruptions: int = 0
@@ -165,5 +168,26 @@ class Submission:
     after: int | None = None
     begins: float = 0.0
     retry_of: int | None = None
+    preempt: bool = False
     held: bool = False
     limit: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maintenance:
+    """Why nothing starts at the moment.
+
+    Attributes:
+        reason: for everyone who looks or submits.
+        by: who has asked for it.
+        since: the wall-clock time.
+        stop_running: whether trainings are to step aside, too.
+    """
+
+    reason: str
+    by: str
+    since: float
+    stop_running: bool
+
+    def __str__(self) -> str:
+        return f"maintenance by {self.by}" + (f": {self.reason}" if self.reason else "")

@@ -100,8 +100,7 @@ def decide(job: Job, ending: Ending, now: float, jitter: float) -> Decision:
     verified = max(job.verified_epoch, ending.verified_epoch)
     cause = cause_of(ending)
 
-    def outcome(state: State, reason: str, pause: float = 0.0) -> Decision:
-        kept = "cancelled" if state is State.CANCELLED else cause
+    def outcome(state: State, reason: str, pause: float = 0.0, kept: str | None = cause) -> Decision:
         return Decision(
             state=state,
             cause=kept,
@@ -115,9 +114,14 @@ def decide(job: Job, ending: Ending, now: float, jitter: float) -> Decision:
     if cause is None:
         return outcome(State.SUCCEEDED, ending.message)
     what = ending.message or _explain(ending, cause)
+    if job.intent is Intent.PAUSE and _obeyed(job.intent, ending):
+        return outcome(
+            State.QUEUED, "stepped aside" + (f" after epoch {verified}" if verified else ""), kept="preempted"
+        )
     if job.intent is not None and _obeyed(job.intent, ending):
         word = "stopped" if job.intent is Intent.STOP else "cancelled"
-        return outcome(State.CANCELLED, f"{word} as asked" + (f" after epoch {verified}" if verified else ""))
+        told = f"{word} as asked" + (f" after epoch {verified}" if verified else "")
+        return outcome(State.CANCELLED, told, kept="cancelled")
     if _by_the_machine(job, ending):
         interruptions += 1
         # What never started has harmed nobody: it waits for as long as it takes.
@@ -133,7 +137,7 @@ def decide(job: Job, ending: Ending, now: float, jitter: float) -> Decision:
         return outcome(State.FAILED, f"{what}; whether it did its work is not known, so it is not run again")
     failures += 1
     # Whoever asked it to stop did not ask for another attempt.
-    if job.intent is not None or ending.code in _HOPELESS or failures >= job.limit:
+    if job.intent not in {None, Intent.PAUSE} or ending.code in _HOPELESS or failures >= job.limit:
         return outcome(State.FAILED, what)
     pause = _backoff(failures, jitter)
     return outcome(State.QUEUED, f"{what}; attempt {failures} of {job.limit} failed, again in {pause:.0f} s", pause)
@@ -147,8 +151,10 @@ def _obeyed(intent: Intent, ending: Ending) -> bool:
     """Whether the run ended because it was asked to, and not by a failure of its own on the way."""
     if intent is Intent.CANCEL:
         return True
-    asked = ending.signal == _SIGTERM or ending.code == ExitCode.INTERRUPTED
-    return asked or ending.source in {Source.NEVER_STARTED, Source.REBOOT, Source.LOST}
+    if ending.signal == _SIGTERM or ending.code == ExitCode.INTERRUPTED or ending.source is Source.NEVER_STARTED:
+        return True
+    # Who should only step aside goes on after a loss as anybody does.
+    return intent is Intent.STOP and ending.source in {Source.REBOOT, Source.LOST}
 
 
 def _by_the_machine(job: Job, ending: Ending) -> bool:

@@ -5,6 +5,7 @@ import os
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -107,6 +108,8 @@ class Runner:
                 self._changed.clear()
                 plan = self.plan()
                 try:
+                    for number in plan.asides:
+                        self.request(number, Intent.PAUSE, "azaiond")
                     for job, devices in plan.starts:
                         self._store.reserve(job.id, devices, self._used(job))
                         tasks.create_task(self._start(job.id, devices), name=f"start {job.id}")
@@ -138,19 +141,26 @@ class Runner:
         owners = {device: f"job {number}" for device, number in self._store.leases().items()}
         for orphan in self._orphans:
             owners |= dict.fromkeys(orphan.devices, f"an unknown run in {orphan.folder.path}")
-        light = sum(job.devices == 0 for job in self._store.jobs(ACTIVE))
+        active = self._store.jobs(ACTIVE)
+        held = Counter(self._store.leases().values())
         # Two attempts of one job would write into one run.
         haunted = {orphan.folder.path.parent for orphan in self._orphans}
         queued = self._store.queue()
         behind = [job for job in queued if haunted and self._layout.job(job.id, job.uid).path in haunted]
-        plan = scheduler.plan(
-            [job for job in queued if job not in behind] if behind else queued,
-            machine=self._machine,
-            leases=owners,
-            light_running=light,
-            now=self._clock(),
-            awaited=self._store.awaited(),
-        )
+        ready = [job for job in queued if job not in behind] if behind else queued
+        running = [scheduler.Run(job=job, devices=held[job.id]) for job in active]
+        if (maintenance := self._store.maintenance()) is not None:
+            plan = scheduler.drain(ready, running, maintenance)
+        else:
+            plan = scheduler.plan(
+                ready,
+                machine=self._machine,
+                leases=owners,
+                light_running=sum(job.devices == 0 for job in active),
+                now=self._clock(),
+                awaited=self._store.awaited(),
+                running=running,
+            )
         waits = {job.id: "an unknown run still works in its folder" for job in behind}
         return replace(plan, waits={**plan.waits, **waits})
 

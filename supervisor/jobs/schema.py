@@ -26,6 +26,7 @@ CREATE TABLE {name} (
     after INTEGER REFERENCES jobs (id),
     begins REAL NOT NULL DEFAULT 0,
     retry_of INTEGER REFERENCES jobs (id),
+    preempt INTEGER NOT NULL DEFAULT 0 CHECK (preempt IN (0, 1)),
     devices INTEGER NOT NULL,
     attempt_limit INTEGER NOT NULL,
     failures INTEGER NOT NULL DEFAULT 0,
@@ -34,7 +35,7 @@ CREATE TABLE {name} (
     not_before REAL NOT NULL DEFAULT 0,
     cause TEXT,
     reason TEXT NOT NULL DEFAULT '',
-    intent TEXT CHECK (intent IN ('stop', 'cancel')),
+    intent TEXT CHECK (intent IN ('pause', 'stop', 'cancel')),
     intent_at REAL,
     grace_s REAL,
     created REAL NOT NULL,
@@ -47,6 +48,14 @@ CREATE TABLE {name} (
 _JOBS_INDEXES: Final = """
 CREATE INDEX jobs_by_state ON jobs (state, id);
 CREATE INDEX jobs_by_after ON jobs (after) WHERE after IS NOT NULL
+"""
+
+_FACTS: Final = """
+-- What is true of the queue as a whole, as JSON.
+CREATE TABLE facts (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID
 """
 
 _OTHERS: Final = """
@@ -117,7 +126,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             if new:
-                _run(connection, ";".join([_JOBS.format(name="jobs"), _JOBS_INDEXES, _OTHERS]))
+                _run(connection, ";".join([_JOBS.format(name="jobs"), _JOBS_INDEXES, _OTHERS, _FACTS]))
             else:
                 _from_1(connection)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -134,7 +143,7 @@ def _from_1(connection: sqlite3.Connection) -> None:
     """SQLite cannot change a constraint in place, so the table is made anew; what refers to it does so by its name."""
     copy = f"INSERT INTO jobs_2 ({_JOBS_1}) SELECT {_JOBS_1} FROM jobs"  # noqa: S608 - our own names
     rename = "DROP TABLE jobs; ALTER TABLE jobs_2 RENAME TO jobs"
-    _run(connection, ";".join([_JOBS.format(name="jobs_2"), copy, rename, _JOBS_INDEXES]))
+    _run(connection, ";".join([_JOBS.format(name="jobs_2"), copy, rename, _JOBS_INDEXES, _FACTS]))
 
 
 def _run(connection: sqlite3.Connection, script: str) -> None:

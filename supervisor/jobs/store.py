@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,24 @@ import structlog
 
 from azaion import failpoints
 from supervisor.jobs import schema
-from supervisor.jobs.model import TERMINAL, WAITING, Attempt, Intent, Job, JobError, Kind, State, Submission, sources
+from supervisor.jobs.model import (
+    TERMINAL,
+    WAITING,
+    Attempt,
+    Intent,
+    Job,
+    JobError,
+    Kind,
+    Maintenance,
+    State,
+    Submission,
+    sources,
+)
 from supervisor.jobs.outcome import Decision, Ending, cause_of
 from supervisor.jobs.schema import StoreError
 from supervisor.processes import Identity
+
+_STRENGTH = {intent: strength for strength, intent in enumerate(Intent)}
 
 _log = structlog.get_logger("azaion.store")
 
@@ -133,9 +147,9 @@ class Store:
         There may be ten thousand, and their parameters may be long.
         """
         rows = self._connection.execute(
-            "SELECT id, uid, kind, name, state, owner, priority, devices, attempt_limit, after, begins, not_before,"
-            " reason, created, failures, interruptions, verified_epoch, '{}' AS parameters, '{}' AS artifacts,"
-            " NULL AS intent FROM jobs WHERE state = 'queued' ORDER BY id"
+            "SELECT id, uid, kind, name, state, owner, priority, devices, attempt_limit, after, begins, preempt,"
+            " not_before, reason, created, failures, interruptions, verified_epoch, '{}' AS parameters,"
+            " '{}' AS artifacts, NULL AS intent FROM jobs WHERE state = 'queued' ORDER BY id"
         )
         return [_job(row) for row in rows]
 
@@ -223,6 +237,7 @@ class Store:
             "after": submission.after,
             "begins": submission.begins,
             "retry_of": submission.retry_of,
+            "preempt": int(submission.preempt),
             "devices": submission.devices,
             "attempt_limit": submission.limit,
             "created": self._clock(),
@@ -286,7 +301,7 @@ class Store:
         failpoints.hit("store.started.committed")
 
     def request(self, number: int, intent: Intent, actor: str, grace_s: float | None = None) -> Job:
-        """Commit what a person asks of a job. One that waits is cancelled at once; to a terminal one nothing happens.
+        """Commit what is asked of a job. One that waits is cancelled at once, unless it is only asked to step aside.
 
         Raises:
             IllegalTransitionError: the job has ended.
@@ -294,11 +309,13 @@ class Store:
         now = self._clock()
         job = self.get(number)
         with self._transaction():
+            if job.state in WAITING and intent is Intent.PAUSE:
+                return job
             if job.state in WAITING:
                 self._move(number, State.CANCELLED, cause="cancelled", reason=f"cancelled by {actor}", ended=now)
                 self._event(number, "cancelled", "before it ran", actor)
                 self._abandon(number, State.CANCELLED)
-            elif not (job.intent is Intent.CANCEL and intent is Intent.STOP):
+            elif job.intent is None or _STRENGTH[intent] >= _STRENGTH[job.intent]:
                 self._move(number, State.STOPPING, intent=intent, intent_at=now, grace_s=grace_s)
                 self._event(number, f"{intent}-requested", f"grace {grace_s:g} s" if grace_s is not None else "", actor)
         failpoints.hit("store.request.committed")
@@ -313,12 +330,13 @@ class Store:
             IllegalTransitionError: the job is not active.
         """
         now = self._clock()
+        cause = decision.cause if decision.state is State.QUEUED else cause_of(ending)
         failpoints.hit("store.finish.before")
         with self._transaction():
             closed = self._connection.execute(
                 "UPDATE attempts SET ended = ?, exit_code = ?, cause = ?, resumed_from_epoch = ?"
                 " WHERE job = ? AND number = ? AND ended IS NULL",
-                (now, ending.code, cause_of(ending), ending.resumed_from_epoch, number, attempt.number),
+                (now, ending.code, cause, ending.resumed_from_epoch, number, attempt.number),
             )
             if not closed.rowcount:
                 raise IllegalTransitionError(f"attempt {attempt.number} of job {number} has ended already")
@@ -381,6 +399,22 @@ class Store:
             self._event(number, "priority", f"{job.priority} -> {priority}", actor)
         return self.get(number)
 
+    def set_maintenance(self, maintenance: Maintenance | None, actor: str) -> None:
+        """Have nothing start from now on, or let it start again (None)."""
+        with self._transaction():
+            if maintenance is None:
+                self._connection.execute("DELETE FROM facts WHERE name = 'maintenance'")
+            else:
+                value = json.dumps(asdict(maintenance))
+                self._connection.execute("INSERT OR REPLACE INTO facts VALUES ('maintenance', ?)", (value,))
+            reason = maintenance.reason if maintenance is not None else ""
+            self._event(None, f"maintenance-{'off' if maintenance is None else 'on'}", reason, actor)
+
+    def maintenance(self) -> Maintenance | None:
+        """Why nothing starts; None if it may."""
+        row = self._connection.execute("SELECT value FROM facts WHERE name = 'maintenance'").fetchone()
+        return Maintenance(**json.loads(row["value"])) if row is not None else None
+
     def _abandon(self, number: int, state: State) -> None:
         """Cancel what was to come after a job that will never succeed, and what was to come after that."""
         ended = [(number, "failed" if state is State.FAILED else "been cancelled")]
@@ -440,6 +474,7 @@ def _job(row: sqlite3.Row) -> Job:
             "kind": Kind(columns["kind"]),
             "state": State(columns["state"]),
             "intent": Intent(columns["intent"]) if columns["intent"] else None,
+            "preempt": bool(columns["preempt"]),
             "parameters": json.loads(columns["parameters"]),
             "artifacts": json.loads(columns["artifacts"]),
         },

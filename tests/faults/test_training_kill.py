@@ -86,6 +86,38 @@ def test_the_daemon_dies_and_the_trainer_does_not_notice(server: Installation) -
     assert epochs_done(folder) == list(range(1, EPOCHS + 1))
 
 
+def test_a_training_steps_aside_for_maintenance_and_for_an_urgent_job(server: Installation) -> None:
+    """Twice it ends at an epoch's boundary, and goes on there; the daemon dies in between."""
+    server.start()
+    number = submit(server)
+    reached(server, number, 1)
+    assert server.ctl("maintenance", "on", "--stop-running", "--reason", "new driver").returncode == 0
+    job = server.wait(number, "queued", limit_s=120)
+    assert job["reason"].endswith("new driver")
+    filed = server.ctl("submit", "--gpu", "0", "--", "true")
+    assert "new driver" in filed.stderr
+    assert "new driver" in server.ctl("status").stdout
+    server.kill()
+    server.start()
+    waiting = int(filed.stdout)
+    assert server.job(waiting)["state"] == "queued"
+    assert server.ctl("maintenance", "off").returncode == 0
+    server.wait(waiting)
+    reached(server, number, 3, attempt=2)
+    urgent = int(server.ctl("submit", "--preempt", "--priority", "5", "--", "true").stdout)
+    server.wait(urgent, limit_s=120)
+    job = succeeded(server, number)
+    first, second, third = job["attempts"]
+    assert (first["cause"], second["cause"], third["cause"]) == ("preempted", "preempted", None)
+    assert second["resumed_from_epoch"] >= 1
+    assert third["resumed_from_epoch"] >= 3
+    epochs = [epoch for each in (1, 2, 3) for epoch in epochs_done(server.attempt(number, each))]
+    assert epochs == list(range(1, EPOCHS + 1))
+    kinds = [event["type"] for event in server.client.get("/v1/events")]
+    assert kinds.count("pause-requested") == 2
+    assert {"maintenance-on", "maintenance-off"} <= set(kinds)
+
+
 def test_a_run_that_ends_while_no_daemon_is_there(server: Installation) -> None:
     server.start()
     number = submit(server, epochs=2)

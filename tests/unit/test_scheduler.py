@@ -5,9 +5,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.jobs.model import Job, Kind, State
+from supervisor.jobs.model import Intent, Job, Kind, Maintenance, State
 from supervisor.jobs.outcome import BACKOFF_CAP_S
-from supervisor.jobs.scheduler import CPU, Machine, plan
+from supervisor.jobs.scheduler import CPU, Machine, Run, drain, plan
 
 ONE = Machine(devices=(CPU,), light=2)
 TWO = Machine(devices=("gpu0", "gpu1"), light=2)
@@ -90,3 +90,43 @@ def test_a_job_waits_for_its_time_and_for_another() -> None:
     assert made.wake == 50.0
     later = plan(jobs[:2], machine=TWO, leases={}, light_running=0, now=50.0)
     assert ([job.id for job, _ in later.starts], later.wake) == ([1, 2], None)
+
+
+def running(number: int, kind: Kind = Kind.TRAIN, devices: int = 1, **facts: Any) -> Run:
+    facts = {"uid": str(number), "name": "n", "state": State.RUNNING, "parameters": {}, "owner": "o"} | facts
+    return Run(job=Job(id=number, kind=kind, **facts), devices=devices)
+
+
+def asides(urgent: Job, *runs: Run, free: int = 0) -> tuple[int, ...]:
+    held = sum(run.devices for run in runs)
+    machine = Machine(devices=tuple(f"gpu{number}" for number in range(held + free)), light=2)
+    leases = dict.fromkeys(machine.devices[:held], "job x")
+    return plan([urgent], machine=machine, leases=leases, light_running=0, now=0.0, running=runs).asides
+
+
+def test_an_urgent_job_asks_the_least_important_training_to_step_aside() -> None:
+    urgent = queued(9, priority=5, preempt=True)
+    assert asides(urgent, running(1), running(2), running(3, priority=4)) == (2,)
+    # Neither its equals, nor commands, which would begin again, nor more than are needed.
+    assert asides(urgent, running(1, priority=5), running(2, kind=Kind.COMMAND)) == ()
+    assert asides(queued(9, priority=5), running(1)) == ()
+    assert asides(urgent, running(1), free=1) == ()
+    assert asides(queued(9, priority=5, preempt=True, devices=3), running(1), running(2, devices=2)) == (2, 1)
+    # If all of them together are not enough, nobody is disturbed.
+    big = queued(9, priority=5, preempt=True, devices=2)
+    assert asides(big, running(1), running(2, kind=Kind.COMMAND)) == ()
+
+
+def test_who_steps_aside_already_is_counted() -> None:
+    urgent = queued(9, priority=5, preempt=True)
+    assert asides(urgent, running(1, intent=Intent.PAUSE), running(2)) == ()
+    assert asides(urgent, running(1, intent=Intent.CANCEL), running(2)) == ()
+
+
+def test_maintenance_starts_nothing_and_says_why() -> None:
+    maintenance = Maintenance(reason="new driver", by="anna", since=1.0, stop_running=False)
+    runs = [running(1), running(2, kind=Kind.COMMAND), running(3, intent=Intent.STOP)]
+    made = drain([queued(4)], runs, maintenance)
+    assert (made.starts, made.waits, made.asides) == ((), {4: "maintenance by anna: new driver"}, ())
+    stopping = Maintenance(reason="", by="anna", since=1.0, stop_running=True)
+    assert drain([queued(4)], runs, stopping).asides == (1,)

@@ -66,7 +66,8 @@ def test_the_screen_shows_a_consumer_in_trouble_within_80_columns() -> None:
         "gpus": [{"device": "gpu0", "job": 7}],
         "disk": [{"path": "/" + "d" * 30, "used_percent": 81.2, "free": 1 << 30}],
         "models": {"current": None},
-        "jobs": {"counts": {"queued": 1, "running": 1}, "active": [job], "waiting": [job]},
+        "maintenance": {"reason": "r" * 200, "by": "anna", "since": "2026-11-22T10:00:00.000Z"},
+        "jobs": {"counts": {"held": 0, "queued": 1, "running": 1}, "active": [job], "waiting": [job]},
     }
     drawn = screen(status)
     assert max(map(len, drawn.splitlines())) <= 80
