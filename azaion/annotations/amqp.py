@@ -18,7 +18,8 @@ _MAX_PROPERTIES: Final = 1024
 _MAX_DEPTH: Final = 4
 
 _DESCRIBED: Final = 0x00
-_SMALL_ULONG, _ULONG, _SYMBOL_8 = 0x53, 0x80, 0xA3
+_SMALL_ULONG, _ULONG = 0x53, 0x80
+_SYMBOLS: Final = frozenset({0xA3, 0xB3})
 _PROPERTIES, _DATA, _VALUE = 0x74, 0x75, 0x77
 _SECTIONS: Final = {
     b"amqp:application-properties:map": _PROPERTIES,
@@ -33,7 +34,7 @@ _BINARY: Final = frozenset({0xA0, 0xB0})
 #: Binary, text and symbols: producers differ in how they send a name.
 _TEXT: Final = frozenset({0xA0, 0xA1, 0xA3, 0xB0, 0xB1, 0xB3})
 _NULL: Final = 0x40
-_EMPTY_MAP, _MAP_8, _MAP_32 = _NULL, 0xC1, 0xD1
+_MAP_8, _MAP_32 = 0xC1, 0xD1
 _INTEGERS: Final = {
     0x50: ">B", 0x51: ">b", 0x60: ">H", 0x61: ">h", 0x70: ">I", 0x71: ">i", 0x80: ">Q", 0x81: ">q",
     0x52: ">B", 0x53: ">B", 0x54: ">b", 0x55: ">b",
@@ -56,7 +57,7 @@ def read(data: bytes | memoryview) -> tuple[int | str | None, memoryview]:
     bodies: list[memoryview] = []
     at = 0
     try:
-        for _ in range(_MAX_SECTIONS):
+        for _ in range(_MAX_SECTIONS + 1):
             if at == len(view):
                 break
             section, start = _descriptor(view, at)
@@ -79,15 +80,12 @@ def _descriptor(view: memoryview, at: int) -> tuple[int | None, int]:
     if view[at] != _DESCRIBED:
         raise BadMessageError(f"the AMQP message has no section at byte {at}")
     end = _end(view, at + 1)
-    match view[at + 1]:
-        case 0x53:
-            return view[at + 2], end
-        case 0x80:
-            return int.from_bytes(view[at + 2 : end]), end
-        case 0xA3:
-            return _SECTIONS.get(bytes(view[at + 3 : end])), end
-        case _:
-            raise BadMessageError(f"the AMQP message has no section at byte {at}")
+    constructor = view[at + 1]
+    if constructor in {_SMALL_ULONG, _ULONG}:
+        return int.from_bytes(view[at + 2 : end]), end
+    if constructor in _SYMBOLS:
+        return _SECTIONS.get(bytes(_content(view[at + 1 : end])[:_MAX_TEXT])), end
+    raise BadMessageError(f"the AMQP message has no section at byte {at}")
 
 
 def _end(view: memoryview, at: int, depth: int = 0) -> int:
@@ -112,15 +110,15 @@ def _end(view: memoryview, at: int, depth: int = 0) -> int:
 
 
 def _status(view: memoryview) -> int | str | None:
-    match view[0]:
-        case 0xC1:
-            count, at = view[2], 3
-        case 0xD1:
-            count, at = struct.unpack_from(">I", view, 5)[0], 9
-        case 0x40:
-            return None
-        case constructor:
-            raise BadMessageError(f"the AMQP application properties are no map but {constructor:#04x}")
+    constructor = view[0]
+    if constructor == _NULL:
+        return None
+    if constructor == _MAP_8:
+        count, at = view[2], 3
+    elif constructor == _MAP_32:
+        count, at = struct.unpack_from(">I", view, 5)[0], 9
+    else:
+        raise BadMessageError(f"the AMQP application properties are no map but {constructor:#04x}")
     if count > 2 * _MAX_PROPERTIES:
         raise BadMessageError(f"the AMQP message has more than {_MAX_PROPERTIES} application properties")
     for _ in range(count // 2):

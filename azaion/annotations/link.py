@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 from rstream import exceptions, schema
-from rstream.client import Client
+from rstream.client import FT, Client
 from rstream.connection import Connection, ConnectionClosed
 from rstream.constants import Key, OffsetType
 from rstream.encoding import decode_frame, encode_frame
@@ -35,6 +35,9 @@ MAX_FRAME_BYTES: Final = 512 << 20
 _UNDER_WAY_BYTES: Final = 4 << 20
 _MAX_CREDIT: Final = 8
 _CONNECT_S: Final = 10.0
+#: An answer may be behind a chunk that takes minutes to come. In so many seconds heartbeats alone are fewer bytes.
+_ANSWER_S: Final = 10.0
+_TRICKLE_BYTES: Final = 1024
 _CLOSE_S: Final = 0.5
 _LOAD_BALANCER_TRIES: Final = 50
 #: What is asked for is bounded by what the broker offers.
@@ -102,17 +105,19 @@ class Link(Client):
                 for future in (answered, arrived):
                     future.cancel()
                 await asyncio.gather(answered, arrived, return_exceptions=True)
-        self._check()
-        return self._arrived.is_set()
+        if not self.chunks:
+            self._check()
+        return bool(self.chunks)
 
     async def wait(self) -> None:
         """Wait until there is a chunk.
 
         Raises:
-            LinkError: the connection has ended.
+            LinkError: the connection has ended, and every chunk that came over it has been taken.
         """
         await self._arrived.wait()
-        self._check()
+        if not self.chunks:
+            self._check()
 
     async def release(self, done: int) -> None:
         """Say that chunks of so many bytes are done with, which makes room for others."""
@@ -124,9 +129,9 @@ class Link(Client):
         await self._ask()
 
     @property
-    def idle(self) -> bool:
-        """Whether the broker may send a chunk and has none: then everything has come."""
-        return self._failure is None and not self._waiting_bytes and self._credit_left > 0
+    def behind(self) -> bool:
+        """Whether the broker may have more than has come: it has none if it may send a chunk and does not."""
+        return self._failure is None and (self._waiting_bytes > 0 or self._credit_left == 0)
 
     async def probe(self, stream: str, offset: OffsetType) -> tuple[int, int] | None:
         """The first offset of the chunk at an end of the stream, and the offset after its last; None if it is empty."""
@@ -156,6 +161,40 @@ class Link(Client):
         await connection.open()
         self._conn = connection
         self.start_task("listener", self._listener())
+
+    async def peer_properties(self) -> dict[str, str]:
+        """What the broker says of itself; nothing is asked before."""
+        try:
+            return await super().peer_properties()
+        except (LinkError, TimeoutError) as error:
+            problem = str(error) or "the broker does not answer"
+            raise LinkError(
+                f"{problem}; is RABBITMQ_PORT the one for RabbitMQ Streams, and RABBITMQ_TLS right?"
+            ) from None
+
+    async def sync_request(self, frame: schema.Frame, resp_schema: type[FT], raise_exception: bool = True) -> FT:  # noqa: FBT001, FBT002 - rstream's
+        """Send a request and wait for its answer, as long as anything comes.
+
+        Raises:
+            TimeoutError: nothing but heartbeats comes.
+        """
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        key = resp_schema.key, frame.corr_id
+        self._waiters[key] = answer
+        try:
+            await self.send_frame(frame)
+            # It may be behind chunks for which there is no room.
+            self._room.set()
+            while not answer.done():
+                before = self._connection.received
+                await asyncio.wait({answer}, timeout=_ANSWER_S)
+                if not answer.done() and self._connection.received - before < _TRICKLE_BYTES:
+                    raise TimeoutError
+        finally:
+            self._waiters.pop(key, None)
+        response: FT = answer.result()
+        response.check_response_code(raise_exception=raise_exception)
+        return response
 
     async def send_frame(self, frame: schema.Frame, version: int = 1) -> None:
         """Send a frame; unlike rstream's it is not logged, and an error is one."""
@@ -199,7 +238,7 @@ class Link(Client):
         self._waiting_bytes += len(chunk.data)
         self.chunks.append(chunk)
         self._arrived.set()
-        if self._waiting_bytes >= 2 * WINDOW_BYTES:
+        if self._waiting_bytes >= 2 * WINDOW_BYTES and not self._waiters:
             self._room.clear()
         await self._ask()
 
@@ -240,17 +279,23 @@ class Link(Client):
 
     async def close(self) -> None:
         """Say goodbye if there is somebody to hear it, and end the connection."""
-        if self._failure is None and self.is_started:
-            with suppress(AnnotationError, TimeoutError, exceptions.ServerError):
-                async with asyncio.timeout(_CLOSE_S):
-                    goodbye = schema.Close(self._corr_id_seq.next(), code=1, reason="OK")
-                    await self.sync_request(goodbye, resp_schema=schema.CloseResponse)
-        self._fail(LinkError("the connection has been closed"))
-        for name in ("heartbeat_sender", "listener"):
-            await self.stop_task(name)
-        if isinstance(self._conn, _Connection):
-            await self._conn.close()
-        self._conn = None
+        try:
+            if self._failure is None and self.is_started:
+                with suppress(AnnotationError, TimeoutError, exceptions.ServerError):
+                    async with asyncio.timeout(_CLOSE_S):
+                        goodbye = schema.Close(self._corr_id_seq.next(), code=1, reason="OK")
+                        await self.sync_request(goodbye, resp_schema=schema.CloseResponse)
+        finally:
+            # Who is cancelled here leaves nothing behind either: all is ended before anything is waited for.
+            self._fail(LinkError("the connection has been closed"))
+            tasks, connection = [*self._tasks.values()], self._conn
+            self._tasks.clear()
+            self._conn = None
+            for task in tasks:
+                task.cancel()
+            if isinstance(connection, _Connection):
+                await connection.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
     def _connection(self) -> "_Connection":
@@ -279,6 +324,9 @@ class _Connection(Connection):
     def __init__(self, host: str, port: int, context: ssl.SSLContext | None, silence: float) -> None:
         super().__init__(host, port, context)
         self._silence = silence
+        self._where = f"{host}:{port}"
+        self._doubt = "" if context is None else "; is RABBITMQ_TLS right?"
+        self.received = 0
 
     async def open(self) -> None:
         try:
@@ -287,7 +335,13 @@ class _Connection(Connection):
                     self.host, self.port, ssl=self._ssl_context, limit=READ_BYTES
                 )
         except TimeoutError:
-            raise LinkError(f"{self.host}:{self.port} does not answer within {_CONNECT_S:g} s") from None
+            raise LinkError(f"{self._where} does not answer within {_CONNECT_S:g} s{self._doubt}") from None
+        except ConnectionResetError:
+            raise LinkError(f"{self._where} has hung up{self._doubt}") from None
+        except ssl.SSLError:
+            raise
+        except OSError as error:
+            raise LinkError(f"{self._where} cannot be reached: {error}") from None
 
     async def send(self, data: bytes) -> None:
         assert self._writer is not None  # noqa: S101 - of the type; a connection is open as long as it is used
@@ -319,14 +373,10 @@ class _Connection(Connection):
         return subscription, chunk
 
     async def _exactly(self, size: int) -> bytearray:
-        """So many bytes, without ever holding them twice."""
-        data = bytearray(size)
-        with memoryview(data) as view:
-            at = 0
-            while at < size:
-                piece = await self._some(min(size - at, READ_BYTES))
-                view[at : at + len(piece)] = piece
-                at += len(piece)
+        """So many bytes. Room is made as they come: for a hundred megabytes at once it takes 50 ms."""
+        data = bytearray()
+        while len(data) < size:
+            data += await self._some(min(size - len(data), READ_BYTES))
         return data
 
     async def _skip(self, size: int) -> bytearray:
@@ -340,6 +390,7 @@ class _Connection(Connection):
             piece = await self._reader.read(size)
         if not piece:
             raise ConnectionClosed
+        self.received += len(piece)
         return piece
 
     @asynccontextmanager
@@ -400,7 +451,7 @@ async def _open(settings: RabbitMQ, password: str, context: ssl.SSLContext | Non
     try:
         await link.start()
         await link.authenticate(settings.vhost, settings.user, password)
-    except exceptions.AuthenticationFailure:
+    except (exceptions.AuthenticationFailure, exceptions.SASLAuthenticationFailureLoopback):
         await link.close()
         raise LinkError(
             f"the broker refuses the user {settings.user!r}: mend RABBITMQ_USER or RABBITMQ_PASSWORD"
@@ -420,7 +471,14 @@ async def _open(settings: RabbitMQ, password: str, context: ssl.SSLContext | Non
 async def _reach(settings: RabbitMQ, password: str, context: ssl.SSLContext | None, node: schema.Broker) -> Link:
     """Connect to a node: straight, or through the load balancer again and again until it is that one."""
     if not settings.load_balancer:
-        return await _open(settings, password, context, node.host, node.port)
+        try:
+            with explained():
+                return await _open(settings, password, context, node.host, node.port)
+        except LinkError as error:
+            raise LinkError(
+                f"{error} (the broker says that the stream is at {node.host}:{node.port}; if only "
+                f"{settings.host}:{settings.port} can be reached from here, set RABBITMQ_LOAD_BALANCER=true)"
+            ) from None
     for _ in range(_LOAD_BALANCER_TRIES):
         link = await _open(settings, password, context, settings.host, settings.port)
         if _is(link, node):
@@ -470,6 +528,9 @@ def explained() -> Iterator[None]:
         raise LinkError(f"TLS: {error}; is RABBITMQ_TLS_CA right, and the certificate made for this host?") from None
     except OSError as error:
         raise LinkError(f"the broker cannot be reached: {error}") from None
+    except (ArithmeticError, AssertionError, LookupError, ValueError) as error:
+        # Without its text: some of rstream's quote the frame, and with it the password.
+        raise LinkError(f"rstream and the broker do not understand each other: {type(error).__name__}") from None
 
 
 def quiet() -> None:

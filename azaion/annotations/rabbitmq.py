@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from hashlib import sha256
 from typing import Final
@@ -72,8 +72,7 @@ class RabbitMQSource:
                         yield batch
                         position = batch.position
             except (LinkError, ChunkError) as error:
-                self.trouble = str(error)
-                self._count(error)
+                self._note(error)
             if position is not was or time.monotonic() - began > _HEALTHY_S:
                 delays = backoff.delays(_BACKOFF_S, _BACKOFF_CAP_S)
             pause = next(delays)
@@ -125,13 +124,14 @@ class RabbitMQSource:
             looked = -_LOOK_S
             try:
                 while True:
-                    if time.monotonic() - looked >= _LOOK_S and not link.idle:
-                        await self._look(link)
-                        looked = time.monotonic()
                     if not taker.busy:
                         await link.wait()
-                        if fresh and (first := link.chunks[0].first) > 0:
-                            _log.warning("retention has already removed the beginning of the stream", first=first)
+                        if taker.gap is not None:
+                            if fresh:
+                                _log.warning("retention has already removed the beginning", first=taker.gap.stop)
+                            else:
+                                await self._explain(link, taker.gap)
+                            taker.leap()
                         fresh = False
                     batch, done = await asyncio.to_thread(taker.take)
                     self._end = max(self._end or 0, taker.end)
@@ -139,6 +139,11 @@ class RabbitMQSource:
                         yield batch
                         self._damages = 0
                     await link.release(done)
+                    # Not before something has been read: where the last chunk is beyond what the broker may send, it
+                    # hangs up.
+                    if time.monotonic() - looked >= _LOOK_S and link.behind:
+                        await self._look(link)
+                        looked = time.monotonic()
             finally:
                 self._taker = None
 
@@ -166,12 +171,22 @@ class RabbitMQSource:
         if ends[1] < offset:
             self._doubt(f"the stream has been made anew, or has lost messages: {held}", anew=True)
         if ends[0] <= asked < ends[1] and known:
-            raise LinkError(f"message {asked} has come too late; {held}")
+            if chunk is None:
+                raise LinkError(f"message {asked} has come too late; {held}")
+            self._doubt(f"message {asked} was read last, and there is none: the stream has been made anew", anew=True)
+
+    async def _explain(self, link: Link, gap: range) -> None:
+        """Make sure that what is missing between two chunks are numbers of the broker's own notes.
+
+        A reader that is overtaken by retention is given what is left, without a word.
+        """
+        found = await link.probe(self._stream, OffsetType.FIRST)
+        if found is None or found[0] > gap.start:
+            raise LinkError(f"messages {gap.start} to {gap.stop - 1} have not come")
 
     def _doubt(self, problem: str, *, anew: bool) -> None:
         """Block, but only on the word of the leader: a replica may be late."""
         if not self._leader:
-            self._leader = True
             raise LinkError(f"{problem}; asking the leader")
         raise BlockedError(problem, anew=anew)
 
@@ -181,7 +196,11 @@ class RabbitMQSource:
         if found is not None:
             self._end = max(self._end or 0, found[1])
 
-    def _count(self, error: AzaionError) -> None:
+    def _note(self, error: AzaionError) -> None:
+        """Note why a session has ended, or was none."""
+        # Who did not come as far as to read asks another node next time.
+        self._leader = self.trouble is not None and not self._leader
+        self.trouble = str(error)
         self._damages = self._damages + 1 if isinstance(error, ChunkError) else 0
         if self._damages >= _DAMAGES:
             raise BlockedError(f"{error}, {self._damages} times over: it is damaged on the broker's disk")
@@ -201,6 +220,7 @@ class _Taker:
         self._position = position
         self._chunk: Chunk | None = None
         self._messages: Iterator[Message] = iter(())
+        self._damage: ChunkError | None = None
         self.end = position.offset
 
     @property
@@ -211,33 +231,60 @@ class _Taker:
     @property
     def waiting_since(self) -> float | None:
         """When the broker took the oldest chunk that is not done."""
-        chunk = self._chunk or next(iter(self._chunks), None)
-        return chunk.taken if chunk is not None else None
+        chunk = self._chunk
+        with suppress(IndexError):
+            return (chunk or self._chunks[0]).taken
+        return None
+
+    @property
+    def gap(self) -> range | None:
+        """The numbers that are missing before the next chunk, if any are."""
+        if self._chunk is None and self._chunks and self._chunks[0].first > self.end:
+            return range(self.end, self._chunks[0].first)
+        return None
+
+    def leap(self) -> None:
+        """Go on behind the gap."""
+        self.end = self._chunks[0].first
 
     def take(self) -> tuple[Batch | None, int]:
-        """The next group, and how many bytes of chunks it leaves done."""
+        """The next group, and how many bytes of chunks it leaves done; it ends at a gap.
+
+        Raises:
+            ChunkError: the next message is in a chunk that is damaged; what comes before it has been given.
+        """
         messages: list[Message] = []
         size = done = 0
-        while len(messages) < GROUP_COUNT and size < GROUP_BYTES:
-            if self._chunk is None:
-                if not self._chunks:
-                    break
-                self._chunk = self._chunks.popleft()
-                self._chunk.check()
-                self._messages = self._chunk.messages(self._position.offset)
-                self.end = max(self.end, self._chunk.end)
-            message = next(self._messages, None)
-            if message is None:
-                done += len(self._chunk.data)
-                self._chunk = None
-                continue
-            messages.append(message)
-            size += len(message.body)
+        if self._damage is not None:
+            raise self._damage
+        try:
+            while len(messages) < GROUP_COUNT and size < GROUP_BYTES:
+                if self._chunk is None:
+                    if not self._chunks or self.gap is not None:
+                        break
+                    self._begin(self._chunks.popleft())
+                message = next(self._messages, None)
+                if message is not None:
+                    messages.append(message)
+                    size += len(message.body)
+                elif self._chunk is not None:
+                    done += len(self._chunk.data)
+                    self._chunk = None
+        except ChunkError as error:
+            if not messages:
+                raise
+            self._damage = error
         if not messages:
             return None, done
         last = messages[-1]
         self._position = replace(self._position, offset=last.offset + last.count, anchor=_anchor(last))
         return Batch(messages=messages, position=self._position), done
+
+    def _begin(self, chunk: Chunk) -> None:
+        self._chunk = chunk
+        chunk.check()
+        self._messages = chunk.messages(self._position.offset)
+        self.end = max(self.end, chunk.end)
 
 
 def _anchor(message: Message) -> str | None:

@@ -8,7 +8,7 @@ beyond the size that it declares.
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import cramjam
@@ -115,7 +115,9 @@ def unpack(entry: memoryview, offset: int) -> Iterator[Message]:
             yield Message(offset=offset, body=entry, form=Form.BATCH, count=count, problem=str(error))
         return
     for number, (start, end) in enumerate(bounds):
-        yield plain(data[start:end], offset + number)
+        # A copy: a view of one small body would hold the whole batch, which may be a thousand times what was sent.
+        message = plain(data[start:end], offset + number)
+        yield replace(message, body=bytes(message.body))
 
 
 def expand(message: Message) -> Iterator[Message]:
@@ -183,7 +185,8 @@ def _snappy(data: memoryview, size: int) -> bytearray:
 def _into(decompress: Callable[[Any, Any], int], data: memoryview, size: int) -> bytearray:
     """It fails where there is more than the room given."""
     made = bytearray(size)
-    return made[: decompress(bytes(data), made)]
+    del made[decompress(bytes(data), made) :]
+    return made
 
 
 #: The numbers are those of the stream protocol.
