@@ -27,7 +27,7 @@ picture: $(TRAIN) ## draw a run of the demo for the README
 test: $(DEV) $(RABBITMQ) ## install, lint, then run every test that needs no GPU
 	@$(MAKE) --no-print-directory lint
 	@echo "skipped here: tests/gpu (needs an NVIDIA GPU: make test-gpu), the hours-long soak (make soak)"
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --cov --cov-report=term:skip-covered
 
 test-gpu: $(DEV) ## the tests for a machine with an NVIDIA GPU
 	$(BIN)/python -m pytest tests/gpu -m gpu
@@ -44,8 +44,8 @@ format: $(DEV) ## put every file into ruff's format
 bench: $(DEV) ## the figures of docs/performance.md
 	$(BIN)/python -m benchmarks
 
-soak: $(DEV) ## random kills for an hour and more (KILLS=5000); AZAION_SEED=N replays one
-	AZAION_KILLS=$(KILLS) $(BIN)/python -m pytest tests/faults -s -k random --override-ini timeout=0
+soak: $(DEV) ## random kills and a million hostile messages, for an hour and more (KILLS=5000); AZAION_SEED=N replays one
+	AZAION_KILLS=$(KILLS) AZAION_FUZZ=1000000 $(BIN)/python -m pytest tests/faults -s -k random --override-ini timeout=0
 
 lock: $(UV) ## make the locks anew from pyproject.toml
 	bash requirements/lock.sh $(UV)

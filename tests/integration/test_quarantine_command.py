@@ -112,7 +112,7 @@ def test_mended_and_retried_from_end_to_end(server: Installation) -> None:
     assert list(server.layout.quarantine.iterdir()) == []
     until(lambda: server.json("status")["consumer"]["quarantined"] == 0, "the consumer counts")
     events = [json.loads(line) for line in server.ctl("--json", "events").stdout.splitlines()]
-    asked = [(event["type"], event["text"], event["actor"]) for event in events if "quarantine" in event["type"]]
+    asked = [(event["type"], event["text"], event["actor"]) for event in events if "quarantine-" in event["type"]]
     assert asked == [("quarantine-retry", "1, 3", "root")] * 2
 
 

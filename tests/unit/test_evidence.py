@@ -76,6 +76,7 @@ def test_a_decoy_with_our_pid_is_not_our_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"[]", b"null", b'{"nonce": 5}', b"\xff\xfe", b'{"nonce": "%s"}' % NONCE.encode(), b"[" * 100_000],
+    ids=range(8),
 )
 def test_an_unreadable_file_counts_as_absent(tmp_path: Path, content: bytes) -> None:
     folder = attempt(tmp_path, ["true"])
