@@ -21,6 +21,8 @@ EX_OSERR: Final = 71
 #: The first death is answered at once; from the second on the pause doubles up to the cap.
 BACKOFF_S: Final = 1.0
 BACKOFF_CAP_S: Final = 60.0
+#: So many deaths in a row are no accident any more: a person should look.
+FAILING: Final = 5
 
 _log = structlog.get_logger("azaion.services")
 
@@ -79,6 +81,10 @@ class Service:
             if code in self._spec.fatal:
                 self._become(ServiceState.REFUSED, f"ended with {code}; see {self._spec.log}")
                 await asyncio.Event().wait()
+            if deaths == FAILING:
+                self._tell(
+                    "failing", f"has ended {deaths} times in a row, the last time with {code}; see {self._spec.log}"
+                )
             pause = 0.0 if deaths == 1 else min(BACKOFF_S * 2.0 ** min(deaths - 2, 16), BACKOFF_CAP_S)
             self._become(ServiceState.WAITING, f"ended with {code}; again in {pause:g} s")
             await asyncio.sleep(pause)
@@ -121,5 +127,8 @@ class Service:
     def _become(self, state: ServiceState, text: str) -> None:
         self.state = state
         self.since = time.time()
-        _log.info(str(state), service=self._spec.name, detail=text)
-        self._changed(f"service-{state}", f"{self._spec.name}: {text}" if text else self._spec.name)
+        self._tell(str(state), text)
+
+    def _tell(self, what: str, text: str) -> None:
+        _log.info(what, service=self._spec.name, detail=text)
+        self._changed(f"service-{what}", f"{self._spec.name}: {text}" if text else self._spec.name)

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ _SOON_S: Final = 0.05
 _LOCK_S: Final = 0.1
 _BACKOFF_S: Final = 0.5
 _BACKOFF_CAP_S: Final = 30.0
+_BEGINNING: Final = Position(0, 0)
 
 _log = structlog.get_logger("azaion.consumer")
 
@@ -112,6 +114,8 @@ class Consumer:
                 self._position = None
                 try:
                     self._position = offsets.read(self._layout.offset)
+                    # A predecessor may have died between a decision's effect and its removal: somebody waits for that.
+                    await asyncio.to_thread(self._decision)
                     # Told in a moment: by then it is connected, or is not.
                     self._state = ConsumerState.CONSUMING
                     self._dirty = True
@@ -178,6 +182,11 @@ class Consumer:
 
     def _commit_group(self, batch: Batch) -> Applied:
         with files.locked(self._layout.commit_lock, wait=False):
+            if self._position is None:
+                # What is applied in part before a death must not come again as another stream's.
+                start = replace(batch.position, offset=batch.messages[0].offset, anchor=None)
+                offsets.write(self._layout.offset, start)
+                self._position = start
             done = self._store.apply(batch.messages, batch.position.incarnation)
             offsets.write(self._layout.offset, batch.position)
         self._position = batch.position
@@ -285,12 +294,13 @@ class Consumer:
                 # To be connecting is no trouble yet.
                 await self._pause(_SOON_S)
                 continue
+            lag = self._lag
+            # It grows though nothing is committed, as while a dataset is taken.
+            self._lag = await self._source.lag(self._position or _BEGINNING)
             # The rate of the last minute goes down though nothing comes.
-            if self._dirty or self._recent or self._source.trouble != trouble or self._lag.messages:
+            if self._dirty or self._recent or self._source.trouble != trouble or self._lag != lag:
                 self._dirty = False
                 trouble = self._source.trouble
-                if self._position is not None:
-                    self._lag = await self._source.lag(self._position)
                 self._tell()
             await self._pause(_SOON_S if starting else _TELL_S)
 
