@@ -72,6 +72,6 @@ def write(path: Path, position: Position) -> None:
 
 def _advice(path: Path, problem: str) -> str:
     return (
-        f"{path} cannot be used: {problem}. Restore it from a backup, or remove it to read the stream again from its "
-        f"beginning, which changes no annotation that is on disk already"
+        f"{path} cannot be used: {problem}. Restore it from a backup, or decide where to go on with `azaionctl "
+        f"consumer resume`: what a broker's stream is read again from there counts as later than all that is on disk"
     )

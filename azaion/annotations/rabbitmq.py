@@ -83,8 +83,9 @@ class RabbitMQSource:
         """See `Source`."""
         if self._end is None:
             return Lag(messages=None)
-        behind = max(0, self._end - position.offset)
-        since = self._taker.waiting_since if self._taker is not None else None
+        taker = self._taker
+        behind = max(0, self._end - position.offset, taker.arrived - position.offset if taker is not None else 0)
+        since = taker.waiting_since if taker is not None else None
         return Lag(messages=behind, seconds=max(0.0, time.time() - since) if behind and since is not None else None)
 
     async def resolve(self, choice: Choice | int, position: Position | None, *, anew: bool) -> Position:
@@ -160,12 +161,14 @@ class RabbitMQSource:
         chunk = link.chunks[0] if await link.has_chunk(self._stream) else None
         if chunk is not None and chunk.first <= asked < chunk.end:
             if known and not await asyncio.to_thread(_holds, chunk, position):
+                held = _told(offset, *await _ends(link, self._stream))
                 self._doubt(
-                    f"message {asked} is not the one that was read last: the stream has been made anew", anew=True
+                    f"message {asked} is not the one that was read last, so the stream has been made anew: {held}",
+                    anew=True,
                 )
             return
         ends = await _ends(link, self._stream)
-        held = f"offset {offset} is stored, and the stream holds {_span(*ends)}"
+        held = _told(offset, *ends)
         if ends[0] > offset:
             self._doubt(f"messages {offset} to {ends[0] - 1} are gone, removed by retention: {held}", anew=False)
         if ends[1] < offset:
@@ -221,6 +224,7 @@ class _Taker:
         self._chunk: Chunk | None = None
         self._messages: Iterator[Message] = iter(())
         self._damage: ChunkError | None = None
+        self._taken: float | None = None
         self.end = position.offset
 
     @property
@@ -234,7 +238,15 @@ class _Taker:
         chunk = self._chunk
         with suppress(IndexError):
             return (chunk or self._chunks[0]).taken
-        return None
+        # The group in hand is the rest of the last one.
+        return self._taken
+
+    @property
+    def arrived(self) -> int:
+        """The offset after the last message that has come."""
+        with suppress(IndexError):
+            return self._chunks[-1].end
+        return self.end
 
     @property
     def gap(self) -> range | None:
@@ -282,6 +294,7 @@ class _Taker:
 
     def _begin(self, chunk: Chunk) -> None:
         self._chunk = chunk
+        self._taken = chunk.taken
         chunk.check()
         self._messages = chunk.messages(self._position.offset)
         self.end = max(self.end, chunk.end)
@@ -305,6 +318,10 @@ async def _ends(link: Link, stream: str) -> tuple[int, int]:
     """The first offset of the stream, and the one after its last."""
     first, last = await link.probe(stream, OffsetType.FIRST), await link.probe(stream, OffsetType.LAST)
     return (first[0], last[1]) if first is not None and last is not None else (0, 0)
+
+
+def _told(offset: int, first: int, end: int) -> str:
+    return f"offset {offset} is stored, and the stream holds {_span(first, end)}"
 
 
 def _span(first: int, end: int) -> str:

@@ -144,7 +144,7 @@ def test_it_blocks_where_going_on_would_lose_messages(root: Consuming) -> None:
     offset.write(root.layout.offset, Position(stream, 7))
     assert f"message 7 of the spool is missing, but there are later ones up to {len(EVENTS) - 1}" in blocked(root)
     root.layout.offset.write_text("torn: {", encoding="utf-8")
-    assert "Restore it from a backup, or remove it" in blocked(root)
+    assert "Restore it from a backup, or decide where to go on" in blocked(root)
     root.layout.offset.unlink()
     offset.write(root.layout.offset, Position(stream, 0))
     (root.layout.spool / "incarnation").write_text("", encoding="utf-8")

@@ -66,7 +66,7 @@ def test_a_person_can_read_it(path: Path) -> None:
 )
 def test_a_damaged_file_is_told_and_left(path: Path, text: str) -> None:
     path.write_text(text)
-    with pytest.raises(AnnotationError, match="Restore it from a backup, or remove it"):
+    with pytest.raises(AnnotationError, match="Restore it from a backup, or decide where to go on"):
         offset.read(path)
     assert path.read_text() == text
 
