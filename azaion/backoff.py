@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 
 
-def delays(first: float, cap: float) -> Iterator[float]:
+def delays(first: float = 0.5, cap: float = 30.0) -> Iterator[float]:
     """Seconds, without end: doubling from ``first`` to ``cap``, each less by up to half of it.
 
     The jitter keeps those who were thrown out together from coming back together.

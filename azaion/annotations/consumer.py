@@ -26,8 +26,6 @@ _RATE_S: Final = 60.0
 _TELL_S: Final = 1.0
 _SOON_S: Final = 0.05
 _LOCK_S: Final = 0.1
-_BACKOFF_S: Final = 0.5
-_BACKOFF_CAP_S: Final = 30.0
 _BEGINNING: Final = Position(0, 0)
 
 _log = structlog.get_logger("azaion.consumer")
@@ -154,7 +152,7 @@ class Consumer:
 
     async def _commit(self, batch: Batch) -> bool:
         """Commit a group, again and again while the disk refuses; false if asked to stop before it was done."""
-        pauses = backoff.delays(_BACKOFF_S, _BACKOFF_CAP_S)
+        pauses = backoff.delays()
         while True:
             try:
                 done = await asyncio.to_thread(self._commit_group, batch)

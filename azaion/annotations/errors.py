@@ -22,3 +22,7 @@ class BlockedError(AnnotationError):
     def __init__(self, text: str, *, anew: bool = False) -> None:
         super().__init__(text)
         self.anew = anew
+
+
+class LinkError(AnnotationError):
+    """The connection to the broker cannot be made, or has ended; another attempt may do better."""

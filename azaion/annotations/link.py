@@ -1,4 +1,4 @@
-"""One connection to the broker: the adapter on rstream, the only module that knows its insides.
+"""One connection to the broker: the adapter on rstream. This module and `connection` are all that knows its insides.
 
 rstream's own listener logs whole frames (the password among them, at DEBUG), reads 256 bytes at a time, copies a chunk
 four times, dies in silence of a bad frame and takes no notice of a broker that has fallen silent. So this class keeps
@@ -9,32 +9,27 @@ release that pyproject.toml pins; ``tests/unit/test_link.py`` fails when what it
 import asyncio
 import logging
 import ssl
-import struct
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 from rstream import exceptions, schema
 from rstream.client import FT, Client
-from rstream.connection import Connection, ConnectionClosed
-from rstream.constants import Key, OffsetType
-from rstream.encoding import decode_frame, encode_frame
+from rstream.connection import ConnectionClosed
+from rstream.constants import OffsetType
+from rstream.encoding import encode_frame
 
-from azaion.annotations.errors import AnnotationError
-from azaion.annotations.wire import HEADER, Chunk
+from azaion.annotations.connection import READ_BYTES, ChunkConnection
+from azaion.annotations.errors import AnnotationError, LinkError
+from azaion.annotations.wire import Chunk
 from azaion.settings import RabbitMQ
 
-#: How much is read at once, and how much the kernel's data may pile up in the process.
-READ_BYTES: Final = 256 << 10
 #: So much may wait to be worked on before nothing more is asked for.
 WINDOW_BYTES: Final = 16 << 20
-#: No chunk of a sane broker is larger: one is written for at most some hundred thousand messages.
-MAX_FRAME_BYTES: Final = 512 << 20
 #: With small chunks so much may be under way; more than that is asked for only by the chunk.
 _UNDER_WAY_BYTES: Final = 4 << 20
 _MAX_CREDIT: Final = 8
-_CONNECT_S: Final = 10.0
 #: An answer may be behind a chunk that takes minutes to come. In so many seconds heartbeats alone are fewer bytes.
 _ANSWER_S: Final = 10.0
 _TRICKLE_BYTES: Final = 1024
@@ -46,10 +41,6 @@ _ANY_SIZE: Final = 0x7FFFFFFF
 #: Numbers of subscriptions: the one that is read, and those that only look.
 _MAIN: Final = 0
 _MAX_PROBE: Final = 100
-
-
-class LinkError(AnnotationError):
-    """The connection cannot be made, or has ended; another attempt may do better."""
 
 
 class Link(Client):
@@ -89,22 +80,14 @@ class Link(Client):
             await self.subscribe(stream, _MAIN, _specification(offset), initial_credit=1)
 
     async def has_chunk(self, stream: str) -> bool:
-        """Whether a chunk has come of what the stream held when this was called; it waits for no other.
-
-        The broker sends what a subscription's credit allows before it looks at the next command: when that one is
-        answered and no chunk has come, there was none.
-        """
-        with explained():
-            answered: asyncio.Future[bool] = asyncio.ensure_future(self.stream_exists(stream))
-            arrived: asyncio.Future[bool] = asyncio.ensure_future(self._arrived.wait())
-            try:
-                await _first(answered, arrived)
-                if not self._arrived.is_set():
-                    await answered
-            finally:
-                for future in (answered, arrived):
-                    future.cancel()
-                await asyncio.gather(answered, arrived, return_exceptions=True)
+        """Whether a chunk has come of what the stream held when this was called; it waits for no other."""
+        arrived = asyncio.ensure_future(self._arrived.wait())
+        try:
+            with explained():
+                await self._sent(stream, arrived)
+        finally:
+            arrived.cancel()
+            await asyncio.gather(arrived, return_exceptions=True)
         if not self.chunks:
             self._check()
         return bool(self.chunks)
@@ -140,24 +123,32 @@ class Link(Client):
         try:
             with explained():
                 await self.subscribe(stream, self._probe, schema.OffsetSpec(offset), initial_credit=1)
-                answered = asyncio.ensure_future(self.stream_exists(stream))
-                try:
-                    await _first(answered, self._probed)
-                    if not self._probed.done():
-                        await answered
-                finally:
-                    answered.cancel()
-                    await asyncio.gather(answered, return_exceptions=True)
+                await self._sent(stream, self._probed)
                 await self.unsubscribe(self._probe)
             return self._probed.result() if self._probed.done() else None
         finally:
             self._probed = None
 
+    async def _sent(self, stream: str, chunk: asyncio.Future[Any]) -> None:
+        """Wait for a chunk for as long as the broker may still send one.
+
+        It sends what a subscription's credit allows before it looks at the next command: when that one is answered and
+        no chunk has come, there was none.
+        """
+        answered = asyncio.ensure_future(self.stream_exists(stream))
+        try:
+            await asyncio.wait({answered, chunk}, return_when=asyncio.FIRST_COMPLETED)
+            if not chunk.done():
+                await answered
+        finally:
+            answered.cancel()
+            await asyncio.gather(answered, return_exceptions=True)
+
     # Instead of rstream's own.
 
     async def start(self) -> None:
         """Connect, and begin to read."""
-        connection = _Connection(self.host, self.port, self._ssl_context, 2.0 * self._heartbeat)
+        connection = ChunkConnection(self.host, self.port, self._ssl_context, 2.0 * self._heartbeat)
         await connection.open()
         self._conn = connection
         self.start_task("listener", self._listener())
@@ -210,10 +201,11 @@ class Link(Client):
         try:
             while True:
                 await self._room.wait()
-                frame = await connection.receive(self._into)
+                # Of a probe's chunk only the header is wanted.
+                frame = await connection.receive(_MAIN)
                 if isinstance(frame, tuple):
                     await self._deliver(*frame)
-                elif frame is not None:
+                else:
                     self._hear(frame)
         except ConnectionClosed:
             self._fail(LinkError("the broker has closed the connection"))
@@ -223,10 +215,6 @@ class Link(Client):
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - whatever a bad frame does to rstream, another connection may do better
             self._fail(LinkError(f"the broker sent what cannot be read: {type(error).__name__}: {error}"[:500]))
-
-    def _into(self, subscription: int) -> bool:
-        """Whether the data of a chunk are wanted; of a probe it is only the header."""
-        return subscription == _MAIN
 
     async def _deliver(self, subscription: int, chunk: Chunk) -> None:
         if subscription != _MAIN:
@@ -293,13 +281,13 @@ class Link(Client):
             self._conn = None
             for task in tasks:
                 task.cancel()
-            if isinstance(connection, _Connection):
+            if isinstance(connection, ChunkConnection):
                 await connection.close()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
-    def _connection(self) -> "_Connection":
-        if not isinstance(self._conn, _Connection):
+    def _connection(self) -> ChunkConnection:
+        if not isinstance(self._conn, ChunkConnection):
             raise LinkError("the connection has been closed")
         return self._conn
 
@@ -316,97 +304,6 @@ class Link(Client):
                 else:
                     await self.stream_exists(self._stream)
                 await asyncio.sleep(self._heartbeat or self._heartbeat_wanted)
-
-
-class _Connection(Connection):
-    """The bytes of a connection, read in large pieces, a chunk straight to where it stays."""
-
-    def __init__(self, host: str, port: int, context: ssl.SSLContext | None, silence: float) -> None:
-        super().__init__(host, port, context)
-        self._silence = silence
-        self._where = f"{host}:{port}"
-        self._doubt = "" if context is None else "; is RABBITMQ_TLS right?"
-        self.received = 0
-
-    async def open(self) -> None:
-        try:
-            async with asyncio.timeout(_CONNECT_S):
-                self._reader, self._writer = await asyncio.open_connection(
-                    self.host, self.port, ssl=self._ssl_context, limit=READ_BYTES
-                )
-        except TimeoutError:
-            raise LinkError(f"{self._where} does not answer within {_CONNECT_S:g} s{self._doubt}") from None
-        except ConnectionResetError:
-            raise LinkError(f"{self._where} has hung up{self._doubt}") from None
-        except ssl.SSLError:
-            raise
-        except OSError as error:
-            raise LinkError(f"{self._where} cannot be reached: {error}") from None
-
-    async def send(self, data: bytes) -> None:
-        assert self._writer is not None  # noqa: S101 - of the type; a connection is open as long as it is used
-        self._writer.write(data)
-        async with self._patience():
-            await self._writer.drain()
-
-    async def receive(self, wanted: Callable[[int], bool]) -> schema.Frame | tuple[int, Chunk] | None:
-        """The next frame; a chunk comes with its subscription, and without data if those are not wanted."""
-        length, key, _ = struct.unpack(">IHH", await self._exactly(8))
-        left = length - 4
-        if not 0 <= left <= MAX_FRAME_BYTES:
-            raise LinkError(f"the broker sent a frame of {length} bytes")
-        if key != Key.Deliver.value:
-            return decode_frame(struct.pack(">HH", key, 1) + await self._exactly(left))
-        fields = HEADER.unpack(await self._exactly(HEADER.size))
-        subscription, _, kind, entries, records, stamp, _, first, crc, size, _, _ = fields
-        if kind != 0 or size != left - HEADER.size:
-            raise LinkError(f"the broker sent a chunk of kind {kind} with {left - HEADER.size} bytes instead of {size}")
-        data = await self._exactly(size) if wanted(subscription) else await self._skip(size)
-        chunk = Chunk(
-            first=first,
-            entries=entries,
-            records=records,
-            taken=stamp / 1000,
-            crc=crc,
-            data=memoryview(data),
-        )
-        return subscription, chunk
-
-    async def _exactly(self, size: int) -> bytearray:
-        """So many bytes. Room is made as they come: for a hundred megabytes at once it takes 50 ms."""
-        data = bytearray()
-        while len(data) < size:
-            data += await self._some(min(size - len(data), READ_BYTES))
-        return data
-
-    async def _skip(self, size: int) -> bytearray:
-        while size:
-            size -= len(await self._some(min(size, READ_BYTES)))
-        return bytearray()
-
-    async def _some(self, size: int) -> bytes:
-        assert self._reader is not None  # noqa: S101 - as above
-        async with self._patience():
-            piece = await self._reader.read(size)
-        if not piece:
-            raise ConnectionClosed
-        self.received += len(piece)
-        return piece
-
-    @asynccontextmanager
-    async def _patience(self) -> AsyncIterator[None]:
-        """A broker sends heartbeats: one that is silent for two of them is gone, or stopped."""
-        try:
-            async with asyncio.timeout(self._silence):
-                yield
-        except TimeoutError:
-            raise LinkError(f"the broker has been silent for {self._silence:g} s") from None
-
-    async def close(self) -> None:
-        if self._writer is not None:
-            self._writer.transport.abort()
-            with suppress(OSError):
-                await self._writer.wait_closed()
 
 
 @asynccontextmanager
@@ -488,10 +385,6 @@ async def _reach(settings: RabbitMQ, password: str, context: ssl.SSLContext | No
         f"the load balancer {settings.host}:{settings.port} did not lead to {node.host}:{node.port} in "
         f"{_LOAD_BALANCER_TRIES} attempts: does it know that node, and does the node advertise itself by that name?"
     )
-
-
-async def _first(*futures: asyncio.Future[Any]) -> None:
-    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _is(link: Link, node: schema.Broker) -> bool:

@@ -16,9 +16,9 @@ from typing import Any, Final
 from rstream import AMQPMessage, exceptions, schema
 from rstream.compression import CompressionHelper, CompressionType
 
-from azaion.annotations.errors import AnnotationError
+from azaion.annotations.errors import AnnotationError, LinkError
 from azaion.annotations.importer import Folder, Imported, Made, Options, Problem
-from azaion.annotations.link import Link, LinkError, connected, explained, quiet
+from azaion.annotations.link import Link, connected, explained, quiet
 from azaion.annotations.message import STATUS_PROPERTY
 from azaion.settings import RabbitMQ
 

@@ -13,16 +13,14 @@ import structlog
 from rstream.constants import OffsetType
 
 from azaion import backoff
-from azaion.annotations.errors import BlockedError
-from azaion.annotations.link import Link, LinkError, connected
+from azaion.annotations.errors import BlockedError, LinkError
+from azaion.annotations.link import Link, connected
 from azaion.annotations.offset import Position
 from azaion.annotations.stream import GROUP_BYTES, GROUP_COUNT, Batch, Choice, Form, Lag, Message
 from azaion.annotations.wire import Chunk, ChunkError
 from azaion.errors import AzaionError
 from azaion.settings import RabbitMQ
 
-_BACKOFF_S: Final = 0.5
-_BACKOFF_CAP_S: Final = 30.0
 #: A connection that lived this long, or brought something, was a good one.
 _HEALTHY_S: Final = 10.0
 #: A chunk may be damaged on its way; one that is damaged so often is so on the broker's disk.
@@ -63,7 +61,7 @@ class RabbitMQSource:
             )
         self._end = None
         self.trouble = _CONNECTING
-        delays = backoff.delays(_BACKOFF_S, _BACKOFF_CAP_S)
+        delays = backoff.delays()
         while True:
             began, was = time.monotonic(), position
             try:
@@ -74,7 +72,7 @@ class RabbitMQSource:
             except (LinkError, ChunkError) as error:
                 self._note(error)
             if position is not was or time.monotonic() - began > _HEALTHY_S:
-                delays = backoff.delays(_BACKOFF_S, _BACKOFF_CAP_S)
+                delays = backoff.delays()
             pause = next(delays)
             _log.warning("disconnected", reason=self.trouble, again_in_s=round(pause, 1))
             await asyncio.sleep(pause)

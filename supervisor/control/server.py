@@ -63,7 +63,7 @@ class Server:
             self._config.layout,
             self._store,
             who=lambda request: request[_peer_key].name,
-            consumer=lambda: str(self._consumer.status()["service"]),
+            consumer=lambda: str(self._consumer.service.state),
         )
         application.add_routes(quarantine.routes())
         application.add_routes(
@@ -307,8 +307,8 @@ class Server:
 
     def _next_jobs(self) -> list[Job]:
         """The first of those that wait, in the order in which their turn comes, and then those that are held."""
-        turn = sorted(self._store.queue(), key=lambda job: (-job.priority, job.id))[:_SHOWN]
-        return turn + self._store.jobs([State.HELD], _SHOWN - len(turn)) if len(turn) < _SHOWN else turn
+        turn = self._store.queue(_SHOWN)
+        return turn + self._store.jobs([State.HELD], _SHOWN - len(turn))
 
     def _record(self, job: Job, waits: Any) -> dict[str, Any]:
         return protocol.job_record(job, waits=waits.get(job.id), progress=self._progress(job))

@@ -141,15 +141,17 @@ class Store:
             )
         return [_job(row) for row in rows][::-1]
 
-    def queue(self) -> list[Job]:
-        """The jobs that wait for their turn, in the order in which they came, without what only their runs need.
+    def queue(self, limit: int = -1) -> list[Job]:
+        """The first jobs that wait, in the order in which their turn comes, without what only their runs need.
 
         There may be ten thousand, and their parameters may be long.
         """
         rows = self._connection.execute(
             "SELECT id, uid, kind, name, state, owner, priority, devices, attempt_limit, after, begins, preempt,"
             " not_before, reason, created, failures, interruptions, verified_epoch, '{}' AS parameters,"
-            " '{}' AS artifacts, NULL AS intent FROM jobs WHERE state = 'queued' ORDER BY id"
+            " '{}' AS artifacts, NULL AS intent FROM jobs WHERE state = 'queued'"
+            " ORDER BY priority DESC, id LIMIT ?",
+            (limit,),
         )
         return [_job(row) for row in rows]
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from rstream.connection import ConnectionClosed
 from rstream.exceptions import ClientError, ServerError
 
-from azaion import failpoints, files
+from azaion import backoff, failpoints, files
 from azaion.annotations import consumer as consumers
 from azaion.annotations import offset
 from azaion.annotations import record as records
@@ -47,8 +48,9 @@ from tests.annotation_messages import (
     quarantined,
     validated,
 )
-from tests.brokers import Broker, Proxy, Publication, Retention, broker
+from tests.brokers import Broker, Publication, Retention, broker
 from tests.consumers import Streaming, decide, streaming
+from tests.proxies import Proxy
 from tests.waiting import until
 
 STEPS = [
@@ -668,7 +670,7 @@ def test_any_source_ends_in_the_tree_of_the_model(streams: list[list[Event]], se
 
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(consumers, "_LOCK_S", 0.001)
-        patch.setattr(consumers, "_BACKOFF_S", 0.001)
+        patch.setattr(backoff, "delays", partial(backoff.delays, 0.001))
         patch.setattr(failpoints, "hit", refuse)
         layout = annotation_trees.tree(Path(folder))
         source = asyncio.run(consume(layout))

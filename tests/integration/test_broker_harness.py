@@ -24,7 +24,8 @@ from rstream import (
 )
 
 from tests import brokers
-from tests.brokers import Broker, Entry, Proxy, Retention, broker, hang_up
+from tests.brokers import Broker, Entry, Retention, broker, hang_up
+from tests.proxies import Proxy
 from tests.waiting import until
 
 _ORPHAN = """

@@ -24,9 +24,10 @@ from azaion.settings import RabbitMQ, SecretReference
 from supervisor import ctl
 from tests.annotation_messages import found
 from tests.annotation_trees import content, picture
-from tests.brokers import Broker, Proxy, broker
+from tests.brokers import Broker, broker
 from tests.consumers import consuming
 from tests.installations import Installation, installation
+from tests.proxies import Proxy
 
 MIB = 1 << 20
 LABEL = "0 0.5 0.5 0.2 0.2\n"

@@ -13,22 +13,26 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from rstream import ServerError
 
+from azaion import backoff
+from azaion.annotations import connection as connection_module
 from azaion.annotations import link as link_module
 from azaion.annotations import rabbitmq as source_module
-from azaion.annotations.errors import BlockedError
-from azaion.annotations.link import Link, LinkError
+from azaion.annotations.errors import BlockedError, LinkError
+from azaion.annotations.link import Link
 from azaion.annotations.offset import Position
 from azaion.annotations.rabbitmq import RabbitMQSource
 from azaion.annotations.stream import Batch, Choice, Lag, Message
 from azaion.annotations.wire import Chunk, ChunkError
 from azaion.settings import RabbitMQ
-from tests.brokers import Broker, Proxy, Publication, Retention, User
+from tests.brokers import Broker, Publication, Retention, User
+from tests.proxies import Proxy
 
 SMALL: Final = Retention(segment_bytes=20_000, max_length_bytes=40_000)
 FILLER: Final = b"f" * 500
@@ -134,8 +138,7 @@ async def position_after(rabbit: Broker, stream: str, count: int) -> Position:
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    monkeypatch.setattr(source_module, "_BACKOFF_S", 0.02)
-    monkeypatch.setattr(source_module, "_BACKOFF_CAP_S", 0.2)
+    monkeypatch.setattr(backoff, "delays", partial(backoff.delays, 0.02, 0.2))
     link_module.quiet()
     yield
     assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -561,7 +564,7 @@ async def test_a_stream_that_is_deleted_while_it_is_read(rabbit: Broker) -> None
 async def test_what_is_wrong_is_told(
     victim: Broker, changed: dict[str, Any], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_module, "_CONNECT_S", 1.0)
+    monkeypatch.setattr(connection_module, "_CONNECT_S", 1.0)
     here = {"queue_name": victim.stream} | changed
     assert problem in await troubled(source(victim, here.pop("queue_name"), **here), problem)
 

@@ -16,7 +16,8 @@ from rstream.constants import Key, OffsetType
 from rstream.encoding import encode_frame
 
 from azaion.annotations import link as link_module
-from azaion.annotations.link import Link, LinkError, connected, explained
+from azaion.annotations.errors import LinkError
+from azaion.annotations.link import Link, connected, explained
 from azaion.annotations.wire import HEADER
 from azaion.settings import RabbitMQ
 

@@ -12,8 +12,9 @@ from rstream.client import Client
 from rstream.encoding import encode_frame
 
 from azaion.annotations import importer, publisher
+from azaion.annotations.errors import LinkError
 from azaion.annotations.importer import Folder, Options
-from azaion.annotations.link import Link, LinkError
+from azaion.annotations.link import Link
 from azaion.annotations.message import Annotation, Status, decode
 from azaion.annotations.publisher import Compression, Entry, entries
 from azaion.annotations.stream import Message

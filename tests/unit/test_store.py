@@ -167,6 +167,14 @@ def test_what_comes_after_no_job_is_refused(store: Store) -> None:
     assert store.jobs() == []
 
 
+def test_the_first_of_the_queue_are_those_whose_turn_comes_first(store: Store) -> None:
+    for priority in (0, 5, 0, 9):
+        store.submit(submission(priority=priority))
+    store.hold(2, "o")
+    assert [job.id for job in store.queue()] == [4, 1, 3]
+    assert [job.id for job in store.queue(2)] == [4, 1]
+
+
 def test_the_queue_leaves_out_what_only_runs_need(store: Store) -> None:
     store.submit(submission(priority=3, begins=50.0))
     (job,) = store.queue()
