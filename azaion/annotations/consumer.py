@@ -118,9 +118,7 @@ class Consumer:
                     self._state = ConsumerState.CONSUMING
                     self._dirty = True
                     async with aclosing(self._source.batches(self._position)) as batches:
-                        while (batch := await self._next(batches)) is not None:
-                            if not (await self._room() and await self._commit(batch)):
-                                return
+                        await self._follow(batches)
                 except AnnotationError as error:
                     await self._blocked(error)
         except Exception as error:
@@ -135,6 +133,18 @@ class Consumer:
             await asyncio.to_thread(self._store.survey, self._stop.is_set)
         except OSError as error:
             _log.warning("cannot look for files without a record", error=str(error))
+
+    async def _follow(self, batches: AsyncGenerator[Batch]) -> None:
+        """Commit group after group until asked to stop; while one is committed the next is made ready."""
+        coming = asyncio.ensure_future(self._next(batches))
+        try:
+            while (batch := await coming) is not None:
+                coming = asyncio.ensure_future(self._next(batches))
+                if not (await self._room() and await self._commit(batch)):
+                    return
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
 
     async def _next(self, batches: AsyncGenerator[Batch]) -> Batch | None:
         """The next batch; None when asked to stop."""

@@ -26,7 +26,7 @@ from azaion.annotations.wire import Chunk
 from azaion.settings import RabbitMQ
 
 #: So much may wait to be worked on before nothing more is asked for.
-WINDOW_BYTES: Final = 16 << 20
+WINDOW_BYTES: Final = 32 << 20
 #: With small chunks so much may be under way; more than that is asked for only by the chunk.
 _UNDER_WAY_BYTES: Final = 4 << 20
 _MAX_CREDIT: Final = 8

@@ -10,7 +10,7 @@ from azaion.annotations.offset import Position
 
 #: A group of messages ends with either; what is in hand is then committed together.
 GROUP_COUNT: Final = 256
-GROUP_BYTES: Final = 32 << 20
+GROUP_BYTES: Final = 16 << 20
 
 
 class Form(StrEnum):
