@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Puts task-spooler (from the distribution's signed packages) and gflow (the package runqd) into a folder, for
+# `python -m benchmarks.queues`. It needs no root and changes nothing else.
+set -euo pipefail
+python=$1 folder=$2
+temporary=$(mktemp -d)
+trap 'rm -rf "$temporary"' EXIT
+mkdir -p "$folder"
+if command -v apt-get >/dev/null && (cd "$temporary" && apt-get -qq -o APT::Sandbox::User=root download task-spooler); then
+  dpkg-deb -x "$temporary"/task-spooler_*.deb "$folder/task-spooler"
+else
+  echo "task-spooler cannot be fetched here, so it is left out" >&2
+fi
+if "$python" -m venv "$folder/gflow" && "$folder/gflow/bin/pip" install --quiet --only-binary :all: runqd==0.4.18; then
+  command -v tmux >/dev/null || echo "gflow needs tmux, and there is none, so it is left out" >&2
+else
+  rm -rf "$folder/gflow"
+  echo "gflow cannot be fetched here, so it is left out" >&2
+fi
