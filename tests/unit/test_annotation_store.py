@@ -395,6 +395,26 @@ def test_a_full_disk_loses_nothing(layout: Layout, monkeypatch: pytest.MonkeyPat
     assert found(layout) == expected(events)
 
 
+def test_after_a_failure_files_are_looked_for_everywhere(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the failed group had put further on is not left beside what a smaller one puts where it belongs by now."""
+    monkeypatch.setattr(store_module, "_CAREFUL", 0)
+    store = AnnotationStore(layout)
+    store.survey()
+    monkeypatch.undo()
+    events = [created("a", 1), validated("a")]
+
+    def refuse(step: str) -> None:
+        if step == "store.files.settled":
+            raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(failpoints, "hit", refuse)
+        with pytest.raises(OSError, match="Input/output"):
+            store.apply(messages(events), STREAM)
+    store.apply(messages(events[:1]), STREAM)
+    assert found(layout) == expected(events[:1])
+
+
 def test_a_group_of_many_names_is_committed_in_parts(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "_MANY_ENTRIES", 3)
     commits = []

@@ -411,6 +411,7 @@ def test_the_stream_goes_on_over_a_message_that_is_applied_in_part(
     """Its image has its name already, and no record: whatever comes now must not leave a second copy."""
     put(layout, created("a", 1).message(0))
     store = AnnotationStore(layout)
+    store.survey()
     many = [validated(f"v{number}") for number in range(300)]
     store.apply(messages(many, 1), STREAM)
     quarantine.mark(["0"], "somebody")
