@@ -9,6 +9,7 @@ Driven by ``AZAION_FAILPOINTS``, a comma-separated list of ``name=nth:action``: 
 import errno
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,11 +26,17 @@ def _error() -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
+def _gpu_oom() -> None:
+    # Whoever asks for it has torch, and this package does not.
+    raise sys.modules["torch"].OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+
+
 _ACTIONS: Final[dict[str, Callable[[], None]]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "error": _error,
     "enospc": _enospc,
+    "gpu-oom": _gpu_oom,
     "delay": lambda: time.sleep(1.0),
 }
 

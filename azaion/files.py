@@ -24,6 +24,9 @@ TEMPORARY_PREFIX = ".tmp-"
 #: Most small files are read in one piece.
 _READ_BYTES: Final = 16 << 10
 
+#: linux/falloc.h: FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE.
+_PUNCH_HOLE: Final = 0x01 | 0x02
+
 #: No state file of ours comes near it; a larger one is not ours.
 MAX_JSON_BYTES = 64 << 20
 
@@ -218,6 +221,28 @@ def sync_filesystem(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(descriptor)
+
+
+def give_back(path: Path, length: int) -> None:
+    """Give the disk back what the first ``length`` bytes of a file take. They read as zeros; its size stays as it is.
+
+    Whoever appends to the file notices nothing.
+
+    Raises:
+        OSError: EOPNOTSUPP where the filesystem cannot do that; the file is then untouched.
+        FileError: it is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise FileError(f"{path} is not a regular file")
+        library = ctypes.CDLL(None, use_errno=True)
+        library.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+        if library.fallocate(descriptor, _PUNCH_HOLE, 0, length) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), str(path))
     finally:

@@ -372,6 +372,16 @@ class Layout:
         """The folder of a job; ``uid`` tells it from one of the same number in a restored database."""
         return JobFolder(path=self.jobs / f"{number}-{uid}")
 
+    @property
+    def prunable(self) -> tuple[Path, ...]:
+        """The folders that retention removes from."""
+        return (self.jobs, self.datasets, self.corrupted)
+
+    @staticmethod
+    def trash(folder: Path) -> Path:
+        """What retention has taken out of a folder and not yet deleted; on the same filesystem as what it was."""
+        return folder / ".trash"
+
     def folders(self) -> tuple[Path, ...]:
         """Every folder that the product makes below the root and the state folder."""
         annotations = (self.data, self.seed, self.deleted)

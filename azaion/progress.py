@@ -56,6 +56,7 @@ class Result:
         message: one line for the user.
         resumed_from_epoch: how many epochs the attempt found done, None if it began afresh.
         verified_epoch: how many epochs lie in a verified checkpoint at the end.
+        batch: how many images a batch had at the end, which may be fewer than the job asked for.
         artifacts: what was made, name to path or figure.
     """
 
@@ -64,6 +65,7 @@ class Result:
     message: str = ""
     resumed_from_epoch: int | None = None
     verified_epoch: int | None = None
+    batch: int | None = None
     artifacts: dict[str, Any] = field(default_factory=dict)
 
 

@@ -98,10 +98,13 @@ ModelFile = Annotated[
     ),
 ]
 Seconds = Annotated[int, Meta(ge=1, le=3600, description="a number of seconds, 1 to 3600")]
+HangSeconds = Annotated[int, Meta(ge=0, le=604800, description="a number of seconds, up to a week; 0 is for ever")]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1")]
 BatchSize = Annotated[int, Meta(ge=1, le=65536, description="a number of images, 1 to 65536")]
 ImageSize = Annotated[int, Meta(ge=32, le=16384, multiple_of=32, description="a multiple of 32, 32 to 16384")]
 WorkerCount = Annotated[int, Meta(ge=0, le=1024, description="a number of processes, 0 to 1024")]
+Days = Annotated[int, Meta(ge=0, le=36500, description="a number of days up to 36500; 0 keeps for ever")]
+Count = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number")]
 Gpus = Annotated[
     str,
     Meta(
@@ -255,6 +258,37 @@ class Daemon:
             default=LogFormat.AUTO,
         ),
     )
+    hang_start_s: HangSeconds = field(
+        metadata=_variable(
+            "AZAION_HANG_START_S",
+            "Seconds for which a training may stand still before its first batch; then it is resumed. 0: for ever.",
+            default="1800",
+        ),
+    )
+    hang_s: HangSeconds = field(
+        metadata=_variable(
+            "AZAION_HANG_S",
+            "The same from its first batch on, between two batches.",
+            default="900",
+        ),
+    )
+    free_ram_mb: Count = field(
+        metadata=_variable(
+            "AZAION_FREE_RAM_MB", "No job starts with fewer megabytes of memory available.", default="1024"
+        ),
+    )
+    free_disk_mb: Count = field(
+        metadata=_variable(
+            "AZAION_FREE_DISK_MB",
+            "No job starts with fewer megabytes free on the disk of the data or of the state; runs go on.",
+            default="2048",
+        ),
+    )
+    free_vram_mb: Count = field(
+        metadata=_variable(
+            "AZAION_FREE_VRAM_MB", "No job starts on a GPU with fewer megabytes of memory free.", default="1024"
+        ),
+    )
     admin_group: Group | None = field(
         metadata=_variable("AZAION_ADMIN_GROUP", "Group whose members may change things; default: only the owner."),
     )
@@ -268,6 +302,69 @@ class Daemon:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Retention:
+    """What is removed when, if nothing refers to it; see docs/retention.md. 0 days keep for ever."""
+
+    run_days: Days = field(
+        metadata=_variable(
+            "RETENTION_RUN_DAYS",
+            "Days for which the run of a job that has ended is kept: checkpoints, curves. 0: for ever.",
+            default="30",
+        ),
+    )
+    run_count: Count = field(
+        metadata=_variable(
+            "RETENTION_RUN_COUNT", "So many of the newest runs are kept, however old they are.", default="20"
+        ),
+    )
+    attempt_days: Days = field(
+        metadata=_variable(
+            "RETENTION_ATTEMPT_DAYS",
+            "Days for which the attempts of a job that has ended are kept: logs, metrics. 0: for ever.",
+            default="90",
+        ),
+    )
+    log_days: Days = field(
+        metadata=_variable(
+            "RETENTION_LOG_DAYS",
+            "Days after which a large log of an attempt that has ended is cut to its last tenth. 0: never.",
+            default="7",
+        ),
+    )
+    log_mb: Positive = field(
+        metadata=_variable(
+            "RETENTION_LOG_MB",
+            "A log of more megabytes is large; one that is being written is cut when it is ten times as large.",
+            default="100",
+        ),
+    )
+    dataset_days: Days = field(
+        metadata=_variable(
+            "RETENTION_DATASET_DAYS",
+            "Days for which a dataset that no model and no job refers to is kept. 0: for ever.",
+            default="30",
+        ),
+    )
+    corrupted_days: Days = field(
+        metadata=_variable(
+            "RETENTION_CORRUPTED_DAYS",
+            "Days for which copies of annotations that no dataset could take are kept. 0: for ever.",
+            default="90",
+        ),
+    )
+    event_days: Days = field(
+        metadata=_variable("RETENTION_EVENT_DAYS", "Days for which events are kept. 0: for ever.", default="365"),
+    )
+    free_gb: Count = field(
+        metadata=_variable(
+            "RETENTION_FREE_GB",
+            "With fewer gigabytes free, what is due is removed at once. 0: never at once.",
+            default="10",
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """The whole configuration. ``api`` and ``rabbitmq`` are None where they are not needed and not given in full."""
 
@@ -277,6 +374,7 @@ class Config:
     training: Training
     export: Export
     daemon: Daemon
+    retention: Retention
 
     @property
     def layout(self) -> layout.Layout:
@@ -386,6 +484,7 @@ SECTIONS: Final[dict[str, type]] = {
     "training": Training,
     "export": Export,
     "daemon": Daemon,
+    "retention": Retention,
 }
 
 #: Every setting, in the order of config.yaml.

@@ -7,7 +7,7 @@ compile=("$uv" pip compile --quiet --universal --python-version 3.11 --no-header
 without=(--no-emit-package torch --no-emit-package torchvision)
 while read -r name; do
   without+=(--no-emit-package "$name")
-done < <("${compile[@]}" --extra dev pyproject.toml | grep -oE '^(nvidia|cuda|triton)[a-z0-9-]*' | sort -u)
+done < <("${compile[@]}" --extra dev pyproject.toml | grep -oE '^(nvidia|cuda|triton)[a-z0-9-]*' | grep -vx nvidia-ml-py | sort -u)
 for extra in train dev; do
   "${compile[@]}" --generate-hashes "${without[@]}" --extra "$extra" pyproject.toml -o "requirements/$extra.lock"
 done

@@ -38,10 +38,10 @@ class ConsumerRoom:
 
     Args:
         settings: the configuration.
-        note: takes an event, its kind and its text.
+        note: takes an event, its kind and its text, and as ``actor`` who has asked for it.
     """
 
-    def __init__(self, settings: Config, note: Callable[[str, str], None]) -> None:
+    def __init__(self, settings: Config, note: Callable[..., None]) -> None:
         self._layout = settings.layout
         self._note = note
         self._told: tuple[str, str] | None = None
@@ -103,7 +103,7 @@ class ConsumerRoom:
         position = None if status["incarnation"] is None else [status["incarnation"], status["offset"]]
         request = {"from": choice, "position": position, "by": by, "time": time.time()}
         await asyncio.to_thread(files.write_json, self._layout.consumer_request, request)
-        self._note("consumer-resume", f"{by}: from {choice}, was at {status['offset']}")
+        self._note("consumer-resume", f"{by}: from {choice}, was at {status['offset']}", actor=by)
         try:
             async with asyncio.timeout(_DECIDED_S):
                 while _modified(self._layout.consumer_request) is not None:  # noqa: ASYNC110 - another process removes it

@@ -36,6 +36,8 @@ MODULES: Final = MappingProxyType(
         "consumer": "consumer",
         "annotations": "annotations",
         "quarantine": "quarantine",
+        "retention": "retention",
+        "preflight": "preflight",
         "config": "config",
     },
 )

@@ -19,10 +19,15 @@ from supervisor import processes
 from supervisor.consumer import ConsumerRoom
 from supervisor.control.server import Server
 from supervisor.errors import SupervisorError
+from supervisor.gpus import Probe
+from supervisor.jobs.gate import Gate
 from supervisor.jobs.launchers import ForkLauncher, Launcher, in_container, refuse_under_systemd
+from supervisor.jobs.preflight import floors_of
 from supervisor.jobs.runner import Runner, machine_of
+from supervisor.jobs.stillness import Patience
 from supervisor.jobs.store import Store
 from supervisor.logs import configure
+from supervisor.retention import RetentionRoom
 
 #: sysexits.h: the configuration is wrong, so starting again cannot help. The unit's RestartPreventExitStatus.
 EX_CONFIG: Final = 78
@@ -112,21 +117,28 @@ async def serve(settings: Config, launcher: Launcher) -> None:
         loop.add_signal_handler(number, stopping.set)
     store = Store(settings.layout.database)
     try:
+        probe = Probe()
+        gate = Gate(layout=settings.layout, floors=floors_of(settings), probe=probe, note=store.note)
         runner = Runner(
             store=store,
             layout=settings.layout,
             launcher=launcher,
             machine=machine_of(settings.daemon.gpu_ids),
             boot_id=processes.boot_id(),
+            patience=Patience(start_s=settings.daemon.hang_start_s, progress_s=settings.daemon.hang_s),
+            gate=gate,
         )
         consumer = ConsumerRoom(settings, store.note)
-        server = Server(config=settings, store=store, runner=runner, consumer=consumer)
+        retention = RetentionRoom(settings, store)
+        server = Server(
+            config=settings, store=store, runner=runner, consumer=consumer, retention=retention, probe=probe
+        )
         store.note("daemon-started", f"azaion {__version__}, pid {os.getpid()}")
         _log.info("started", version=__version__, pid=os.getpid(), state=str(settings.layout.state))
         if in_container():
             _log.warning("in a container: runs survive this daemon, but not the end of the container")
         gc.freeze()
-        rooms: list[Coroutine[Any, Any, None]] = [runner.run(), consumer.run(), server.run()]
+        rooms: list[Coroutine[Any, Any, None]] = [runner.run(), consumer.run(), server.run(), retention.run()]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(room) for room in rooms]
             await stopping.wait()

@@ -46,6 +46,9 @@ class Installation:
             "AZAION_SOURCE": "spool",
             "AZAION_PUBLISH_TARGET": "none",
             "AZAION_GPUS": "none",
+            # A machine that is busy with tests is no reason not to start.
+            "AZAION_FREE_RAM_MB": "64",
+            "AZAION_FREE_DISK_MB": "64",
             "TRAINING_MODEL": "yolo26t.yaml",
             "TRAINING_EPOCHS": "3",
             "TRAINING_BATCH_SIZE": "4",

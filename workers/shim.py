@@ -16,6 +16,9 @@ What it promises:
 - The child inherits the lock: a dead shim does not mean a free attempt.
 - SIGTERM asks it to stop the run: it is passed on to the leader of the job alone (to the group it would kill DataLoader
   workers, and the epoch with them). ``request.json`` says whether there is a limit to the patience.
+- The limits of ``spec.json`` hold before the child may exec, and ``state.json`` says how each is enforced: by the
+  control group that it names, or else by what a process without privileges can do (niceness, a set of processors, and
+  a look at the memory once a second).
 - ``exit.json`` is its last act, in space that was set aside before the start, so that a full disk cannot lose it.
 
 Exit codes: 0 the run has ended and is recorded; 73 there was nothing to start here; anything else, with a line in
@@ -39,6 +42,10 @@ PROTOCOL = 1
 NOTHING_TO_START = 73
 #: How long a cancelled run may take to end before its whole group is killed, unless the request says otherwise.
 GRACE_S = 30.0
+#: How often the memory of a run is looked at that has a limit and no control group.
+LOOK_S = 1.0
+#: So many looks in a row must find it above: a child that has just been forked is counted twice for a moment.
+LOOKS = 2
 #: Set aside for exit.json; what is written is about a tenth of it.
 RESERVED_BYTES = 4096
 
@@ -66,9 +73,12 @@ def boot_id() -> str:
         return stream.read().strip()
 
 
-def oom_kills() -> int:
-    """How many processes of our control group the kernel has killed for memory; 0 where it does not tell."""
+def oom_kills(group: str | None) -> int:
+    """How many processes of a control group (or of our own) the kernel has killed for memory; 0 where it is silent."""
     try:
+        if group is not None:
+            with open(f"{group}/memory.events", encoding="ascii") as stream:
+                return sum(int(row.split()[1]) for row in stream if row.startswith("oom_kill "))
         with open("/proc/self/cgroup", encoding="utf-8") as stream:
             lines = stream.read().splitlines()
         for line in lines:
@@ -85,6 +95,70 @@ def oom_kills() -> int:
     except (OSError, ValueError, IndexError):
         pass
     return 0
+
+
+def carries(pid: str, mark: bytes) -> bool:
+    """Whether a process has this in its environment."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as stream:
+            return mark in b"\0" + stream.read()
+    except OSError:
+        return False
+
+
+def resident(pid: str) -> int:
+    """Bytes of memory of a process, what it shares with others included; 0 if it has ended."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as stream:
+            return int(stream.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def proportional(pid: str) -> int:
+    """Bytes of memory of a process, of what it shares only its part."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as stream:
+            return sum(int(row.split()[1]) * 1024 for row in stream if row.startswith("Pss:"))
+    except (OSError, ValueError, IndexError):
+        return resident(pid)
+
+
+def memory(nonce: str, limit: int) -> int:
+    """Bytes of memory of all processes that carry the nonce; where it is not above ``limit``, it may be too much."""
+    mark = f"\0AZAION_NONCE={nonce}\0".encode()
+    pids = [pid for pid in os.listdir("/proc") if pid.isdecimal() and carries(pid, mark)]
+    most = sum(resident(pid) for pid in pids)
+    # What is shared (DataLoader workers share nearly all) is in it many times. The exact sum costs far more time.
+    return most if most <= limit else sum(proportional(pid) for pid in pids)
+
+
+def confine(pid: int, limits: dict[str, Any]) -> dict[str, str]:
+    """Put limits on the child, which still waits at the gate. Returns how each is enforced."""
+    enforced: dict[str, str] = {}
+    if (group := limits.get("cgroup")) is not None:
+        try:
+            with open(f"{group}/cgroup.procs", "w", encoding="ascii") as stream:
+                stream.write(str(pid))
+            enforced = {name: "cgroup" for name in ("memory", "cpus") if name in limits}
+        except OSError as error:
+            os.write(2, f"azaion-shim: {group} cannot be used: {error}\n".encode())
+    if "memory" in limits:
+        enforced.setdefault("memory", "watched")
+    try:
+        if "cpus" in limits and "cpus" not in enforced:
+            processors = sorted(os.sched_getaffinity(pid))
+            count = min(len(processors), max(1, -int(-limits["cpus"] // 1)))
+            # Another place to begin for each, so that two limited runs need not share.
+            first = pid % len(processors)
+            os.sched_setaffinity(pid, (processors + processors)[first : first + count])
+            enforced["cpus"] = f"{count} of {len(processors)} processors"
+        if "nice" in limits:
+            os.setpriority(os.PRIO_PROCESS, pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + limits["nice"]))
+            enforced["nice"] = "setpriority"
+    except OSError as error:
+        os.write(2, f"azaion-shim: not every limit can be set: {error}\n".encode())
+    return enforced
 
 
 def fsync_folder() -> None:
@@ -166,8 +240,11 @@ def child(spec: dict[str, Any], gate: int, closed: int, complaint: int) -> None:
         os._exit(127)
 
 
-def spawn(spec: dict[str, Any]) -> tuple[int, int]:
-    """Fork the child, record it durably, then let it through the gate. Returns its PID and where it complains."""
+def spawn(spec: dict[str, Any]) -> tuple[int, int, dict[str, str]]:
+    """Fork the child, record it durably, then let it through the gate.
+
+    Returns its PID, where it complains, and how its limits are enforced.
+    """
     gate, opener = os.pipe()
     complaints, complaint = os.pipe()
     pid = os.fork()
@@ -176,6 +253,7 @@ def spawn(spec: dict[str, Any]) -> tuple[int, int]:
     os.close(gate)
     os.close(complaint)
     try:
+        enforced = confine(pid, spec.get("limits", {}))
         state = {
             "protocol": PROTOCOL,
             "nonce": spec["nonce"],
@@ -183,6 +261,9 @@ def spawn(spec: dict[str, Any]) -> tuple[int, int]:
             "shim": {"pid": os.getpid(), "start": start_time(os.getpid())},
             "child": {"pid": pid, "start": start_time(pid)},
             "started": time.time(),
+            # Within this boot it tells how long the run has lasted, whatever the clock is set to, less any suspension.
+            "monotonic": time.monotonic(),
+            "enforced": enforced,
         }
         failpoint("shim.spawned")
         write_durably(create(".state.json"), ".state.json", STATE, state)
@@ -194,7 +275,7 @@ def spawn(spec: dict[str, Any]) -> tuple[int, int]:
         raise
     os.write(opener, b"!")
     os.close(opener)
-    return pid, complaints
+    return pid, complaints, enforced
 
 
 def ended(pid: int) -> bool:
@@ -219,42 +300,79 @@ def ask(pid: int) -> None:
         pass
 
 
-def wait(pid: int) -> tuple[str | None, bool]:
-    """Wait for the leader to end, passing on what we are asked. Returns the intent passed on, and whether we killed."""
-    passed_on: str | None = None
-    deadline: float | None = None
-    killed = False
-    while not ended(pid):
-        pause = 3600.0 if deadline is None else max(0.0, deadline - time.monotonic())
-        arrived = signal.sigtimedwait(SIGNALS, pause)
-        if arrived is not None and arrived.si_signo in {signal.SIGTERM, signal.SIGINT}:
-            request = read_json(REQUEST)
-            # Nobody of ours asked: the machine is going down.
-            intent = str(request.get("intent", "shutdown"))
-            if intent != passed_on:
-                passed_on = intent
-                ask(pid)
-            if intent == "cancel":
-                grace = request.get("grace_s", GRACE_S)
-                limit = time.monotonic() + (float(grace) if isinstance(grace, int | float) else GRACE_S)
-                deadline = limit if deadline is None else min(deadline, limit)
-        if deadline is not None and time.monotonic() >= deadline:
-            killed = True
-            deadline = None
+class Watch:
+    """What happened to a run until its end.
+
+    Attributes:
+        passed_on: the intent that was passed on to the leader.
+        killed: whether we killed the group at the end of the grace.
+        used: bytes of memory that were more than the limit, for which we killed the group.
+    """
+
+    def __init__(self, nonce: str, limit: int | None) -> None:
+        self.passed_on: str | None = None
+        self.killed = False
+        self.used: int | None = None
+        self.nonce = nonce
+        self.limit = limit
+        self.above = 0
+        self.deadline: float | None = None
+
+    def wait(self, pid: int) -> None:
+        """Wait for the leader to end, passing on what we are asked, and looking at its memory if that has a limit."""
+        look = time.monotonic() + LOOK_S
+        while not ended(pid):
+            pause = 3600.0 if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+            if self.limit is not None:
+                pause = min(pause, max(0.0, look - time.monotonic()))
+            arrived = signal.sigtimedwait(SIGNALS, pause)
+            if arrived is not None and arrived.si_signo in {signal.SIGTERM, signal.SIGINT}:
+                self.pass_on(pid)
+            if self.deadline is not None and time.monotonic() >= self.deadline:
+                self.killed = True
+                self.deadline = None
+                kill_group(pid)
+            if self.limit is not None and time.monotonic() >= look:
+                look = time.monotonic() + LOOK_S
+                self.look(pid, self.limit)
+        if self.passed_on is None and signal.SIGTERM in signal.sigpending():
+            # A machine that goes down asks everybody at once, and the leader has been quicker than we were.
+            self.passed_on = str(read_json(REQUEST).get("intent", "shutdown"))
+
+    def pass_on(self, pid: int) -> None:
+        """Ask the leader to end, and set a limit to the patience if there is one."""
+        request = read_json(REQUEST)
+        # Nobody of ours asked: the machine is going down.
+        intent = str(request.get("intent", "shutdown"))
+        if intent != self.passed_on:
+            self.passed_on = intent
+            ask(pid)
+        grace = request.get("grace_s")
+        if intent == "cancel" and not isinstance(grace, int | float):
+            grace = GRACE_S
+        if isinstance(grace, int | float):
+            limit = time.monotonic() + grace
+            self.deadline = limit if self.deadline is None else min(self.deadline, limit)
+
+    def look(self, pid: int, limit: int) -> None:
+        """Kill the group if its memory has been above the limit for several looks."""
+        used = memory(self.nonce, limit)
+        self.above = self.above + 1 if used > limit else 0
+        if self.above >= LOOKS and self.used is None and not self.killed:
+            self.used = used
             kill_group(pid)
-    if passed_on is None and signal.SIGTERM in signal.sigpending():
-        # A machine that goes down asks everybody at once, and the leader has been quicker than we were.
-        passed_on = str(read_json(REQUEST).get("intent", "shutdown"))
-    return passed_on, killed
 
 
 def run(spec: dict[str, Any], reserved: int) -> None:
     """Start the job, wait for its end, record it."""
-    before = oom_kills()
-    began = time.time()
-    pid, complaints = spawn(spec)
+    limits = spec.get("limits", {})
+    before = oom_kills(None)
+    began, began_monotonic = time.time(), time.monotonic()
+    pid, complaints, enforced = spawn(spec)
     failpoint("shim.started")
-    passed_on, killed = wait(pid)
+    group = limits.get("cgroup") if enforced.get("memory") == "cgroup" else None
+    watch = Watch(spec["nonce"], limits["memory"] if enforced.get("memory") == "watched" else None)
+    watch.wait(pid)
     kill_group(pid)
     _, status, usage = os.wait4(pid, 0)
     failpoint("shim.reaped")
@@ -264,6 +382,7 @@ def run(spec: dict[str, Any], reserved: int) -> None:
         error = os.read(complaints, RESERVED_BYTES).decode(errors="replace")
     except BlockingIOError:
         error = ""
+    oom = killer == signal.SIGKILL and not watch.killed and oom_kills(group) > (0 if group else before)
     write_durably(
         reserved,
         ".exit.json",
@@ -273,12 +392,14 @@ def run(spec: dict[str, Any], reserved: int) -> None:
             "nonce": spec["nonce"],
             "rc": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
             "signal": killer,
-            "oom": killer == signal.SIGKILL and not killed and oom_kills() > before,
-            "killed": killed,
-            "stop_requested": passed_on,
+            "oom": oom or (killer == signal.SIGKILL and watch.used is not None),
+            "memory": watch.used,
+            "killed": watch.killed,
+            "stop_requested": watch.passed_on,
             "error": error,
             "started": began,
             "ended": time.time(),
+            "ran_s": time.monotonic() - began_monotonic,
             "rusage": {"utime_s": usage.ru_utime, "stime_s": usage.ru_stime, "maxrss_bytes": usage.ru_maxrss * 1024},
         },
     )

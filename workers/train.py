@@ -48,6 +48,7 @@ def main() -> int:
         message=message,
         resumed_from_epoch=session.account.resumed_from_epoch if session else None,
         verified_epoch=session.store.epoch if session else None,
+        batch=session.account.batch if session else None,
         artifacts=session.account.artifacts if session else {},
     )
     try:

@@ -85,6 +85,9 @@ def _show(arguments: argparse.Namespace) -> int:
         "begins": job["begins"],
         "retry of": f"job {job['retry_of']}" if job["retry_of"] else None,
         "owner": job["owner"],
+        "limits": _limits(job),
+        "adjusted": ", ".join(f"{name} {value}" for name, value in job["adjusted"].items()),
+        "aside": text.duration(job["stood_aside_s"]) if job["stood_aside_s"] else None,
         "created": job["created"],
         "started": job["started"],
         "ended": job["ended"],
@@ -92,13 +95,34 @@ def _show(arguments: argparse.Namespace) -> int:
     }
     lines = [f"{name:<9} {value}" for name, value in facts.items() if value]
     lines += [f"{name:<9} {value}" for name, value in job["artifacts"].items()]
+    lines += [f"removed   {part}, {gone['time']}: {gone['rule']}" for part, gone in job["removed"].items()]
     if job["attempts"]:
-        rows = [["ATTEMPT", "PID", "STARTED", "ENDED", "EXIT", "CAUSE", "RESUMED FROM"]]
-        names = ("n", "pid", "started", "ended", "exit_code", "cause", "resumed_from_epoch")
+        rows = [["ATTEMPT", "PID", "STARTED", "ENDED", "EXIT", "CAUSE", "RESUMED FROM", "ASIDE"]]
+        names = ("n", "pid", "started", "ended", "exit_code", "cause", "resumed_from_epoch", "aside")
+        for attempt in job["attempts"]:
+            attempt["aside"] = None if attempt["stood_aside_s"] is None else text.duration(attempt["stood_aside_s"])
         rows += [["" if attempt[name] is None else str(attempt[name]) for name in names] for attempt in job["attempts"]]
         lines += ["", text.table(rows)]
     print("\n".join(lines))
     return 0
+
+
+def _limits(job: dict[str, Any]) -> str:
+    """What it may use, each with how that is enforced."""
+    limits, enforced = job["limits"], job["enforced"]
+    told = {
+        "memory": text.size(limits["memory"]) if limits["memory"] is not None else None,
+        "cpus": f"{limits['cpus']:g} processors" if limits["cpus"] is not None else None,
+        "nice": f"nice {limits['nice']}" if limits["nice"] is not None else None,
+    }
+    shown = [
+        words + (f" ({enforced[name]})" if name in enforced else "")
+        for name, words in told.items()
+        if words is not None
+    ]
+    if limits["time_s"] is not None:
+        shown.append(text.duration(limits["time_s"]))
+    return ", ".join(shown)
 
 
 def _cancel(arguments: argparse.Namespace) -> int:

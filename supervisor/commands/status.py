@@ -38,9 +38,11 @@ def screen(status: dict[str, Any]) -> str:
         "",
         *_consumer(status["consumer"]),
         *(f"device    {entry['device']}: {_lease(entry)}" for entry in status["gpus"]),
+        *(f"          {entry['device']}: {entry['problem']}" for entry in status["gpus"] if entry.get("problem")),
         *(f"disk      {disk['path']}: {_space(disk)}" for disk in status["disk"]),
         f"model     {status['models']['current'] or 'none yet'}",
         *_maintenance(status["maintenance"]),
+        *(_alert(alert) for alert in status.get("alerts", [])),
         f"jobs      {_counts(status['jobs']['counts'])}",
     ]
     for job in jobs["active"]:
@@ -89,4 +91,10 @@ def _space(disk: dict[str, Any]) -> str:
 
 
 def _lease(entry: dict[str, Any]) -> str:
-    return "free" if entry["job"] is None else f"job {entry['job']}"
+    memory = f", {text.size(entry['free'])} of {text.size(entry['total'])} free" if entry.get("total") else ""
+    return ("free" if entry["job"] is None else f"job {entry['job']}") + memory
+
+
+def _alert(alert: dict[str, Any]) -> str:
+    who = "nothing has started for" if alert["job"] is None else f"job {alert['job']} has waited"
+    return f"alert     {who} {text.since(alert['since'])}: {alert['text']}"

@@ -76,6 +76,25 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
             action="store_true",
             help="have trainings of a lower priority step aside; they go on afterwards",
         )
+        parser.add_argument(
+            "--ram", type=text.amount, metavar="SIZE", help="start when so much memory is free, e.g. 10G"
+        )
+        parser.add_argument(
+            "--vram", type=text.amount, metavar="SIZE", help="start on a GPU that has so much memory free, e.g. 14G"
+        )
+        parser.add_argument(
+            "--memory",
+            type=text.amount,
+            metavar="SIZE",
+            help="killed if all its processes together have more, e.g. 12G",
+        )
+        parser.add_argument(
+            "--cpu-quota", type=_processors, metavar="N", help="so many processors' worth of time: 1.5, or 150%%"
+        )
+        parser.add_argument("--nice", type=int, metavar="N", help="give way to others: 0 to 19")
+        parser.add_argument(
+            "--time", type=_duration, metavar="TIME", help="ended when it has run for so long: 90m, 4h, 2d (no waiting)"
+        )
         parser.add_argument("--wait", action="store_true", help="follow it; exit with its outcome (0, 10, 11)")
 
 
@@ -95,13 +114,42 @@ def _moment(given: str) -> float:
     raise argparse.ArgumentTypeError(f"{given!r} is not a time such as 2026-12-24T20:00, 20:00, +90m, +2h or +1d")
 
 
+def _processors(given: str) -> float:
+    """A share of processors that somebody has typed."""
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(%?)", given)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{given!r} is no share of processors such as 1.5 or 150%")
+    return float(found[1]) / (100 if found[2] else 1)
+
+
+def _duration(given: str) -> float:
+    """A duration that somebody has typed, in seconds."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhd])", given)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{given!r} is no duration such as 30s, 90m, 4h or 2d")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _limits(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What each attempt may use, as far as it has been said."""
+    given = {
+        "memory": arguments.memory,
+        "cpus": arguments.cpu_quota,
+        "nice": arguments.nice,
+        "time_s": arguments.time,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _scheduling(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What both kinds of jobs can be told of when to start."""
+    """What both kinds of jobs can be told of when to start, and within which limits."""
     given = {
         "after": arguments.after,
         "begins": arguments.begin,
         "hold": arguments.hold or None,
         "preempt": arguments.preempt or None,
+        "needs": {name: value for name in ("ram", "vram") if (value := getattr(arguments, name))} or None,
+        "limits": _limits(arguments) or None,
     }
     return {name: value for name, value in given.items() if value is not None}
 

@@ -1,7 +1,9 @@
 """How commands write for people: short, aligned, without colour."""
 
+import argparse
 import datetime as dt
 import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -42,6 +44,14 @@ def size(amount: float) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} TiB"
+
+
+def amount(given: str) -> int:
+    """An amount of memory that somebody has typed, in bytes."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([KMGT]?)(?:i?B)?", given)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{given!r} is no amount of memory such as 800M, 12G or 1.5G")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
 
 
 def bar(done: float, whole: float) -> str:

@@ -1,9 +1,12 @@
 """``azaionctl wait``, ``logs``, ``events``: stay with a job or with the daemon."""
 
 import argparse
+import datetime as dt
 import json
+import re
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.commands import text
@@ -17,6 +20,7 @@ OUTCOMES: Final = {"succeeded": 0, "failed": 10, "cancelled": 11}
 #: How long a client that follows something bears with a daemon that is being restarted.
 PATIENCE_S: Final = 60.0
 _AGAIN_S: Final = 0.2
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 #: How often the progress of a followed job is asked for.
 _LOOK_S: Final = 0.5
 
@@ -35,6 +39,12 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     events.add_argument("-f", "--follow", action="store_true", help="what happens from now on")
     events.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="how many of the newest (default: 50)")
     events.add_argument("--all", action="store_true", help="from the very first one")
+    events.add_argument("--job", type=int, metavar="ID", help="only of this job")
+    events.add_argument("--actor", metavar="USER", help="only what this user has asked for; a name or a uid")
+    events.add_argument("--type", metavar="T", help="only of these types, separated by commas (refused, removed, ...)")
+    events.add_argument(
+        "--since", type=_since, metavar="TIME", help="not before 2026-12-24T20:00, or in the last 90m (2h, 1d)"
+    )
     events.set_defaults(run=_events)
 
 
@@ -117,14 +127,17 @@ def _logs(arguments: argparse.Namespace) -> int:
 
 def _events(arguments: argparse.Namespace) -> int:
     client = Client(find_socket(arguments.socket))
+    names = ("job", "actor", "type", "since")
+    which = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if not arguments.follow:
-        query = {"after": 0} if arguments.all else {"last": arguments.lines}
-        while events := client.get("/v1/events", query):
+        whole = arguments.all or arguments.since is not None
+        query = {"after": 0} if whole else {"last": arguments.lines}
+        while events := client.get("/v1/events", query | which):
             for event in events:
                 _print_event(event, as_json=arguments.json)
             query = {"after": events[-1]["id"]}
         return 0
-    for line in client.lines("/v1/events", {"follow": 1}):
+    for line in client.lines("/v1/events", {"follow": 1} | which):
         if line.startswith(b"data: "):
             _print_event(json.loads(line[6:]), as_json=arguments.json)
             sys.stdout.flush()
@@ -136,4 +149,17 @@ def _print_event(event: dict[str, Any], *, as_json: bool) -> None:
         text.put_json(event)
     else:
         job = f"job {event['job']}" if event["job"] is not None else ""
-        print(f"{event['time']}  {job:<9} {event['type']:<18} {text.cut(event['text'], 200)}  ({event['actor']})")
+        who = event["actor"] + (f", uid {event['uid']}" if event["uid"] is not None else "")
+        print(f"{event['time']}  {job:<9} {event['type']:<18} {text.cut(event['text'], 200)}  ({who})")
+
+
+def _since(given: str) -> float:
+    """A time that somebody has typed, in seconds since 1970."""
+    now = dt.datetime.now().astimezone()
+    if found := re.fullmatch(r"([0-9]{1,9})([smhd])", given):
+        return now.timestamp() - int(found[1]) * _UNITS[found[2]]
+    with suppress(ValueError, OverflowError, OSError):
+        moment = dt.datetime.fromisoformat(given).astimezone().timestamp()
+        if moment >= 0:
+            return moment
+    raise argparse.ArgumentTypeError(f"{given!r} is not a time such as 2026-12-24T20:00, 90m, 2h or 1d")

@@ -91,9 +91,9 @@ class Client:
         """Ask for something."""
         return self._call("GET", path, query, None, timeout)
 
-    def post(self, path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
+    def post(self, path: str, body: Any = None, query: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Any:
         """Change something."""
-        return self._call("POST", path, query, body, 60.0)
+        return self._call("POST", path, query, body, timeout)
 
     def _call(self, method: str, path: str, query: Mapping[str, Any] | None, body: Any, timeout: float) -> Any:
         with self._response(method, path, query, body, timeout) as response:

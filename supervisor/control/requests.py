@@ -9,7 +9,8 @@ import msgspec
 
 from azaion.config import Config
 from azaion.layout import Layout
-from supervisor.jobs.model import TERMINAL, Job, JobError, Kind, Maintenance, State, Submission
+from supervisor.jobs.events import EventFilter
+from supervisor.jobs.model import TERMINAL, Job, JobError, Kind, Limits, Maintenance, Needs, State, Submission
 
 #: How often a training may fail by its own code without a new epoch in between.
 TRAIN_ATTEMPTS: Final = 3
@@ -25,6 +26,22 @@ _Time = Annotated[float, msgspec.Meta(ge=0, lt=1e11)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
 
+class LimitsRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What each attempt may use; see `supervisor.jobs.model.Limits`."""
+
+    memory: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 60)] | None = None
+    cpus: Annotated[float, msgspec.Meta(ge=0.01, le=65536)] | None = None
+    nice: Annotated[int, msgspec.Meta(ge=0, le=19)] | None = None
+    time_s: Annotated[float, msgspec.Meta(ge=1, le=1e9)] | None = None
+
+
+class NeedsRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What must be free before the start; see `supervisor.jobs.model.Needs`."""
+
+    ram: Annotated[int, msgspec.Meta(ge=0, le=1 << 60)] = 0
+    vram: Annotated[int, msgspec.Meta(ge=0, le=1 << 60)] = 0
+
+
 class CommandRequest(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", tag="command"):
     """``azaionctl submit``."""
 
@@ -38,6 +55,8 @@ class CommandRequest(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind
     begins: _Time = 0.0
     hold: bool = False
     preempt: bool = False
+    needs: NeedsRequest = msgspec.field(default_factory=NeedsRequest)
+    limits: LimitsRequest = msgspec.field(default_factory=LimitsRequest)
     devices: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
 
 
@@ -59,6 +78,8 @@ class TrainRequest(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind",
     begins: _Time = 0.0
     hold: bool = False
     preempt: bool = False
+    needs: NeedsRequest = msgspec.field(default_factory=NeedsRequest)
+    limits: LimitsRequest = msgspec.field(default_factory=LimitsRequest)
 
 
 class PriorityRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -134,6 +155,8 @@ def again(job: Job, owner: str) -> Submission:
         devices=job.devices,
         retry_of=job.id,
         limit=job.limit,
+        needs=job.needs,
+        limits=job.limits,
     )
 
 
@@ -145,6 +168,48 @@ def submission(body: bytes, config: Config, owner: str) -> Submission:
     """
     request = _read(_Decoder, body)
     return _train(request, config, owner) if isinstance(request, TrainRequest) else _command(request, owner)
+
+
+def check_inputs(submission: Submission, config: Config) -> None:
+    """Make sure that what a training is to begin with is there.
+
+    Raises:
+        JobError: its dataset or its model is not.
+    """
+    if submission.kind is not Kind.TRAIN:
+        return
+    name = submission.parameters.get("dataset")
+    if name is not None and not (config.layout.datasets / name).is_dir():
+        raise JobError(
+            f"there is no dataset {name!r} in {config.layout.datasets}; without a dataset a training forms a new one"
+        )
+    _check_weights(submission.parameters["model"], config.layout)
+
+
+def event_filter(query: Mapping[str, str]) -> EventFilter:
+    """Read ``?job=N&actor=NAME&since=SECONDS&type=T,U``.
+
+    Raises:
+        JobError: a number is none.
+    """
+    return EventFilter(
+        job=int(number(query, "job", 0)) if "job" in query else None,
+        actor=query.get("actor"),
+        since=number(query, "since", 0.0),
+        types=tuple(filter(None, query.get("type", "").split(","))),
+    )
+
+
+def preflight(query: Mapping[str, str]) -> tuple[Needs, int]:
+    """Read ``?ram=BYTES&vram=BYTES&disk=BYTES``: what a start would need, and what is needed on each disk.
+
+    Raises:
+        JobError: a number is none, or less than none.
+    """
+    ram, vram, disk = (int(number(query, name, 0)) for name in ("ram", "vram", "disk"))
+    if min(ram, vram, disk) < 0:
+        raise JobError("nobody needs less than nothing")
+    return Needs(ram=ram, vram=vram), disk
 
 
 def _read(decoder: "msgspec.json.Decoder[_Request]", body: bytes) -> _Request:
@@ -159,6 +224,8 @@ def _command(request: CommandRequest, owner: str) -> Submission:
         raise JobError(f"the working folder {request.cwd!r} is not an absolute path")
     if any("=" in name or not name or name == "AZAION_NONCE" for name in request.env):
         raise JobError("a variable's name is empty, contains `=`, or is AZAION_NONCE, which is ours")
+    if request.needs.vram and not request.devices:
+        raise JobError("what is to be free on its GPUs (--vram) says nothing of a job without one (--gpu 0)")
     return Submission(
         kind=Kind.COMMAND,
         name=request.name or " ".join(request.argv)[:80],
@@ -170,6 +237,8 @@ def _command(request: CommandRequest, owner: str) -> Submission:
         begins=request.begins,
         held=request.hold,
         preempt=request.preempt,
+        needs=Needs(**msgspec.structs.asdict(request.needs)),
+        limits=Limits(**msgspec.structs.asdict(request.limits)),
         devices=request.devices,
     )
 
@@ -201,6 +270,8 @@ def _train(request: TrainRequest, config: Config, owner: str) -> Submission:
         begins=request.begins,
         held=request.hold,
         preempt=request.preempt,
+        needs=Needs(**msgspec.structs.asdict(request.needs)),
+        limits=Limits(**msgspec.structs.asdict(request.limits)),
         limit=TRAIN_ATTEMPTS,
     )
 

@@ -1,6 +1,7 @@
 """The control socket: HTTP and JSON by aiohttp on AF_UNIX."""
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -19,15 +20,24 @@ from aiohttp import web
 from azaion import __version__, files
 from azaion.config import Config
 from azaion.errors import AzaionError
+from supervisor import resources
 from supervisor.consumer import ConsumerRoom
 from supervisor.control import protocol, requests
+from supervisor.control.audit import Audit
 from supervisor.control.peers import Peer, may_change, peer_of
 from supervisor.control.quarantine import QuarantineRoutes
+from supervisor.control.retention import RetentionRoutes
+from supervisor.gpus import Probe, Reading
+from supervisor.jobs import preflight
+from supervisor.jobs.events import Actor
+from supervisor.jobs.evidence import enforced
 from supervisor.jobs.metrics import progress
 from supervisor.jobs.model import ACTIVE, TERMINAL, Attempt, Intent, Job, JobError, State
 from supervisor.jobs.runner import Runner
+from supervisor.jobs.scheduler import CPU
 from supervisor.jobs.schema import StoreError
 from supervisor.jobs.store import IllegalTransitionError, Store
+from supervisor.retention import RetentionRoom
 
 #: A waiting client hears at least this often that nothing has happened.
 LONG_POLL_S: Final = 30.0
@@ -42,33 +52,48 @@ _MAX_DIGITS: Final = 18
 
 _log = structlog.get_logger("azaion.control")
 _peer_key: web.RequestKey[Peer] = web.RequestKey("peer", Peer)
+_actor_key: web.RequestKey[Actor] = web.RequestKey("actor", Actor)
 
 
 class Server:
     """Answers ``azaionctl``. Reading is for whoever can open the socket, changing for administrators."""
 
-    def __init__(self, *, config: Config, store: Store, runner: Runner, consumer: ConsumerRoom) -> None:
+    def __init__(
+        self,
+        *,
+        config: Config,
+        store: Store,
+        runner: Runner,
+        consumer: ConsumerRoom,
+        retention: RetentionRoom,
+        probe: Probe,
+    ) -> None:
         self._config = config
         self._store = store
         self._runner = runner
         self._consumer = consumer
+        self._retention = retention
+        self._probe = probe
+        self._audit = Audit(store)
         self._began = time.time()
         self._change = asyncio.Event()
         store.listen(self._announce)
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        application = web.Application(middlewares=[self._explain, self._identify])
+        application = web.Application(middlewares=[self._identify, self._explain, self._permit])
         quarantine = QuarantineRoutes(
             self._config.layout,
             self._store,
-            who=lambda request: request[_peer_key].name,
+            who=_actor,
             consumer=lambda: str(self._consumer.service.state),
         )
         application.add_routes(quarantine.routes())
+        application.add_routes(RetentionRoutes(self._config, self._store, self._retention, who=_actor).routes())
         application.add_routes(
             [
                 web.get("/v1/status", self._status),
+                web.get("/v1/preflight", self._preflight),
                 web.get("/v1/jobs", self._list),
                 web.post("/v1/jobs", self._submit),
                 web.get("/v1/jobs/{id}", self._show),
@@ -115,7 +140,28 @@ class Server:
     ) -> web.StreamResponse:
         connection = request.get_extra_info("socket")
         peer = peer_of(connection)
-        request[_peer_key] = peer
+        actor = Actor(peer.name, peer.uid)
+        request[_peer_key], request[_actor_key] = peer, actor
+        if request.method == "GET":
+            return await handler(request)
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            self._audit.refused(request, actor, error.status, _reason(error))
+            raise
+        except asyncio.CancelledError:
+            self._audit.left(request, actor)
+            raise
+        self._audit.answered(request, actor)
+        return response
+
+    @web.middleware
+    async def _permit(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        peer = request[_peer_key]
         if request.method != "GET" and not may_change(peer, os.geteuid(), self._config.daemon.admin_group):
             group = self._config.daemon.admin_group
             _fail(
@@ -148,6 +194,7 @@ class Server:
     # Looking.
 
     async def _status(self, _request: web.Request) -> web.Response:
+        reading = await self._glance()
         waits = self._runner.plan().waits
         leases = self._store.leases()
         counts = self._store.counts()
@@ -169,11 +216,34 @@ class Server:
                     "waiting": [self._record(job, waits) for job in self._next_jobs()],
                 },
                 "maintenance": protocol.maintenance_record(self._store.maintenance()),
-                "gpus": [{"device": device, "job": leases.get(device)} for device in self._runner.machine.devices],
+                "gpus": [
+                    protocol.device_record(device, leases.get(device), reading)
+                    for device in self._runner.machine.devices
+                ],
+                "alerts": [protocol.alert_record(alert) for alert in self._runner.alerts()],
                 "disk": [_disk(path) for path in _filesystems(layout.root, layout.state)],
                 "models": {"current": _current(layout.current_model)},
             },
         )
+
+    async def _preflight(self, request: web.Request) -> web.Response:
+        needs, disk = requests.preflight(request.query)
+        facts = await asyncio.to_thread(resources.facts, self._config.layout, await self._glance())
+        given = await asyncio.to_thread(resources.first_inputs, self._config)
+        checks = preflight.by_hand(
+            needs,
+            disk,
+            facts=facts,
+            floors=preflight.floors_of(self._config),
+            given=given,
+            devices=self._runner.machine.devices,
+            owners=self._runner.owners(),
+        )
+        return web.json_response(protocol.preflight_record(checks))
+
+    async def _glance(self) -> Reading | None:
+        """What NVML has told in the last seconds; None on a machine without a GPU, where nobody is asked."""
+        return None if self._runner.machine.devices == (CPU,) else await self._probe.glance()
 
     async def _show_consumer(self, _request: web.Request) -> web.Response:
         return web.json_response(self._consumer.status())
@@ -200,16 +270,18 @@ class Server:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         after = int(requests.number(request.query, "after", 0))
+        which = requests.event_filter(request.query)
         if "follow" not in request.query:
             if "last" in request.query:
-                after = self._store.event_before(int(requests.number(request.query, "last", 0)))
-            return web.json_response([protocol.event_record(event) for event in self._store.events(after)])
+                after = self._store.event_before(int(requests.number(request.query, "last", 0)), which)
+            events = self._store.events(after, which=which)
+            return web.json_response([protocol.event_record(event) for event in events])
         if "after" not in request.query:
             after = self._store.last_event()
         async with _streaming(request, "text/event-stream") as response:
             while True:
                 change = self._change
-                events = self._store.events(after)
+                events = self._store.events(after, which=which)
                 for event in events:
                     after = event.id
                     await response.write(f"id: {after}\ndata: {json.dumps(protocol.event_record(event))}\n\n".encode())
@@ -227,6 +299,12 @@ class Server:
         if "attempt" in request.query and not any(attempt.number == number for attempt in attempts):
             known = ", ".join(str(attempt.number) for attempt in attempts) or "none yet"
             raise JobError(f"job {job.id} has no attempt {number}; it has had {known}")
+        gone = self._store.removals(job.id).get("attempts")
+        if gone is not None and not self._config.layout.job(job.id, job.uid).attempt(number).path.exists():
+            raise JobError(
+                f"the logs of job {job.id} were removed by retention at {protocol.stamp(gone.time)}: {gone.rule}; "
+                f"`azaionctl show {job.id}` has its record"
+            )
         async with _streaming(request, "application/octet-stream") as response:
             while True:
                 # The state is read before the log: what is written before the end is seen after it.
@@ -234,8 +312,8 @@ class Server:
                 attempts = self._store.attempts(job.id)
                 over = job.state in TERMINAL or any(a.number == number and a.ended is not None for a in attempts)
                 path = self._config.layout.job(job.id, job.uid).attempt(number).log
-                while data := await asyncio.to_thread(_read_at, path, position):
-                    position += len(data)
+                while (piece := await asyncio.to_thread(_read_at, path, position))[0]:
+                    data, position = piece
                     await response.write(data)
                 # Not always the next number: a restored database skips those whose folders are there.
                 later = [attempt.number for attempt in attempts if attempt.number > number]
@@ -253,7 +331,7 @@ class Server:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             _fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large; pass large inputs as files")
-        submission = requests.submission(body, self._config, request[_peer_key].name)
+        submission = requests.submission(body, self._config, _actor(request))
         return self._changed_job(self._store.submit(submission), HTTPStatus.CREATED)
 
     async def _cancel(self, request: web.Request) -> web.Response:
@@ -265,21 +343,23 @@ class Server:
         return self._ask(request, self._job(request), Intent.STOP, None)
 
     async def _hold(self, request: web.Request) -> web.Response:
-        return self._changed_job(self._store.hold(self._job(request).id, request[_peer_key].name))
+        return self._changed_job(self._store.hold(self._job(request).id, _actor(request)))
 
     async def _release(self, request: web.Request) -> web.Response:
-        return self._changed_job(self._store.release(self._job(request).id, request[_peer_key].name))
+        return self._changed_job(self._store.release(self._job(request).id, _actor(request)))
 
     async def _prioritise(self, request: web.Request) -> web.Response:
         priority = requests.priority(await request.read())
-        return self._changed_job(self._store.prioritise(self._job(request).id, priority, request[_peer_key].name))
+        return self._changed_job(self._store.prioritise(self._job(request).id, priority, _actor(request)))
 
     async def _retry(self, request: web.Request) -> web.Response:
-        again = requests.again(self._job(request), request[_peer_key].name)
+        again = requests.again(self._job(request), _actor(request))
+        # Retention may have taken since what the first try had.
+        requests.check_inputs(again, self._config)
         return self._changed_job(self._store.submit(again), HTTPStatus.CREATED)
 
     async def _maintain(self, request: web.Request) -> web.Response:
-        actor = request[_peer_key].name
+        actor = _actor(request)
         wanted = requests.maintenance(await request.read(), actor, time.time())
         self._store.set_maintenance(wanted, actor)
         self._runner.poke()
@@ -291,10 +371,10 @@ class Server:
 
     async def _resume_consumer(self, request: web.Request) -> web.Response:
         asked = requests.resume(await request.read())
-        return web.json_response(await self._consumer.resume(asked, request[_peer_key].name))
+        return web.json_response(await self._consumer.resume(asked, _actor(request)))
 
     def _ask(self, request: web.Request, job: Job, intent: Intent, grace: float | None) -> web.Response:
-        asked = self._runner.request(job.id, intent, request[_peer_key].name, grace)
+        asked = self._runner.request(job.id, intent, _actor(request), grace)
         return web.json_response(self._whole(asked))
 
     # Small things.
@@ -317,8 +397,16 @@ class Server:
         attempts: list[Attempt] = self._store.attempts(job.id)
         record = self._record(job, self._runner.plan().waits)
         maintenance = self._store.maintenance()
+        folder = self._runner.folder(job)
+        shown = protocol.attempt_records(job, attempts, time.time())
         return record | {
-            "attempts": [protocol.attempt_record(attempt) for attempt in attempts],
+            "attempts": shown,
+            "stood_aside_s": sum(attempt["stood_aside_s"] or 0.0 for attempt in shown),
+            "enforced": enforced(folder, attempts[-1].nonce) if folder is not None else {},
+            "removed": {
+                part: {"time": protocol.stamp(gone.time), "rule": gone.rule}
+                for part, gone in self._store.removals(job.id).items()
+            },
             "maintenance": str(maintenance) if maintenance is not None else None,
         }
 
@@ -363,14 +451,40 @@ async def _streaming(request: web.Request, kind: str) -> AsyncIterator[web.Strea
         yield response
 
 
-def _read_at(path: Path, position: int) -> bytes:
+def _read_at(path: Path, position: int) -> tuple[bytes, int]:
+    """What a log holds from a position on, and the position after it. What retention has cut out is named instead."""
     try:
         # Never a pipe that would hold the thread for ever: the folder is the run's to write in.
         with files.opened(path) as stream:
-            stream.seek(position)
-            return stream.read(_CHUNK)
+            start = _data_from(stream.fileno(), position)
+            note = f"[azaion: {start - position} bytes are not kept here any more]\n" if start > position else ""
+            stream.seek(start)
+            data = stream.read(_CHUNK)
+            return note.encode() + data, start + len(data)
     except (OSError, files.FileError):
-        return b""
+        return b"", position
+
+
+def _data_from(descriptor: int, position: int) -> int:
+    """The first position from here on at which a file holds something."""
+    try:
+        return os.lseek(descriptor, position, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return max(position, os.fstat(descriptor).st_size)
+
+
+def _actor(request: web.Request) -> Actor:
+    """Who asks; the event that is recorded in his name is the audit's."""
+    return request[_actor_key]
+
+
+def _reason(error: web.HTTPException) -> str:
+    """What a refused client is told."""
+    with suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(error.text or "")["error"])
+    return error.reason
 
 
 def _filesystems(*paths: Path) -> list[Path]:

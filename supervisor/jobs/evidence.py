@@ -16,6 +16,8 @@ A ``state.json`` that cannot be read, or is another attempt's, says that somethi
 the attempt is lost.
 """
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Annotated, Any, Final, TypeVar
@@ -25,6 +27,7 @@ import msgspec
 from azaion import files
 from azaion.layout import AttemptFolder
 from supervisor import processes
+from supervisor.jobs.model import Measure
 from supervisor.jobs.outcome import Ending, Source
 from supervisor.processes import Identity
 
@@ -51,6 +54,17 @@ class ShimState(msgspec.Struct):
     shim: _Process
     child: _Process
     started: _Time
+    monotonic: _Time | None = None
+    enforced: dict[str, Annotated[str, msgspec.Meta(max_length=200)]] = {}
+
+
+class Request(msgspec.Struct):
+    """``request.json``, as the daemon writes it: what is asked of a run, and whether the daemon itself is behind it."""
+
+    intent: str
+    grace_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    measure: Measure | None = None
+    reason: str = ""
 
 
 class _Exit(msgspec.Struct):
@@ -58,6 +72,8 @@ class _Exit(msgspec.Struct):
     rc: _Code | None = None
     signal: _Code | None = None
     oom: bool = False
+    memory: _Count | None = None
+    ran_s: _Time | None = None
     stop_requested: str | None = None
     error: str = ""
     never_started: bool = False
@@ -69,16 +85,23 @@ class _Result(msgspec.Struct):
     message: str = ""
     resumed_from_epoch: _Count | None = None
     verified_epoch: _Count | None = None
+    batch: _Count | None = None
     artifacts: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What there is to see of an attempt. A file that is unreadable, or of another attempt, counts as absent."""
+    """What there is to see of an attempt. A file that is unreadable, or of another attempt, counts as absent.
+
+    Attributes:
+        last_sign: the wall-clock time at which the run has last written something; None if it never has.
+    """
 
     exit: _Exit | None
     result: _Result | None
     state: ShimState | None
+    request: Request | None
+    last_sign: float | None
     same_boot: bool
     shim_alive: bool
     child_alive: bool
@@ -141,6 +164,8 @@ def gather(folder: AttemptFolder, nonce: str, boot_id: str) -> Evidence:
         exit=_read(folder, "exit", _Exit, nonce),
         result=_read(folder, "result", _Result, nonce),
         state=state,
+        request=request_of(folder),
+        last_sign=_last_sign(folder),
         same_boot=same_boot,
         shim_alive=shim_alive,
         child_alive=child_alive,
@@ -176,14 +201,17 @@ def ending(evidence: Evidence, verdict: Verdict, epochs_done: int) -> Ending:
         epochs_done: how many epochs the attempt's own metrics tell of.
     """
     last, word = evidence.exit, evidence.result
-    told: dict[str, Any] = {"verified_epoch": epochs_done}
+    told: dict[str, Any] = {"verified_epoch": epochs_done, "ran_s": _ran_s(evidence)}
     if word is not None:
-        told = {
+        told |= {
             "message": word.message,
             "resumed_from_epoch": word.resumed_from_epoch,
             "verified_epoch": epochs_done if word.verified_epoch is None else word.verified_epoch,
+            "batch": word.batch,
             "artifacts": word.artifacts,
         }
+    if evidence.request is not None and evidence.request.measure is not None and not _succeeded(evidence, verdict):
+        told |= {"measure": evidence.request.measure, "message": evidence.request.reason}
     if verdict is Verdict.TAKE_EXIT and last is not None:
         if last.never_started:
             return Ending(source=Source.NEVER_STARTED)
@@ -194,12 +222,50 @@ def ending(evidence: Evidence, verdict: Verdict, epochs_done: int) -> Ending:
             code=last.rc,
             signal=last.signal,
             oom=last.oom,
+            memory=last.memory,
             passed_on=last.stop_requested,
             **told,
         )
     if verdict is Verdict.TAKE_RESULT and word is not None:
         return Ending(source=Source.RESULT, code=word.exit_code, **told)
     return Ending(source=Source.REBOOT if verdict is Verdict.LOST_REBOOT else Source.LOST, **told)
+
+
+def _succeeded(evidence: Evidence, verdict: Verdict) -> bool:
+    if verdict is Verdict.TAKE_EXIT and evidence.exit is not None:
+        return evidence.exit.rc == 0
+    return evidence.result is not None and evidence.result.exit_code == 0
+
+
+def _ran_s(evidence: Evidence) -> float:
+    """For how long the run has lasted. Where no shim tells, until its last sign of life, by the clock on the wall."""
+    if evidence.exit is not None:
+        return evidence.exit.ran_s or 0.0
+    if evidence.state is None or evidence.last_sign is None:
+        return 0.0
+    return max(0.0, evidence.last_sign - evidence.state.started)
+
+
+def _last_sign(folder: AttemptFolder) -> float | None:
+    signs = []
+    for path in (folder.result, folder.progress, folder.metrics, folder.log):
+        with suppress(OSError):
+            signs.append(path.lstat().st_mtime)
+    return max(signs, default=None)
+
+
+def request_of(folder: AttemptFolder) -> Request | None:
+    """What has been asked of an attempt; None if nothing has, or it cannot be read."""
+    try:
+        return msgspec.json.decode(files.read_small(folder.request, limit=_MAX_BYTES), type=Request)
+    except (OSError, files.FileError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def enforced(folder: AttemptFolder, nonce: str) -> Mapping[str, str]:
+    """How each limit of an attempt is enforced, limit to words; empty before its start."""
+    state = _read(folder, "state", ShimState, nonce)
+    return {} if state is None else state.enforced
 
 
 def held(folder: AttemptFolder) -> bool:

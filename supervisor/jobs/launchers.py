@@ -10,9 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+import structlog
+
 from azaion.layout import AttemptFolder
 from supervisor.errors import SupervisorError
+from supervisor.jobs import cgroups
+from supervisor.jobs.cgroups import CgroupError
+from supervisor.jobs.model import Limits
 from supervisor.processes import finished
+
+_log = structlog.get_logger("azaion.jobs")
 
 
 class LaunchError(SupervisorError):
@@ -28,6 +35,22 @@ class Launcher(Protocol):
         Raises:
             LaunchError: it could not be started.
         """
+        ...
+
+    def confine(self, name: str, limits: Limits) -> Path | None:
+        """Make a control group that holds an attempt to its limits, if this launcher can.
+
+        Returns the group, which the shim puts its run into. None if there is none: the shim then does what it can by
+        itself, and ``state.json`` says how.
+
+        Args:
+            name: of the attempt, ``JOB-UID-NUMBER``.
+            limits: what it may use.
+        """
+        ...
+
+    def release(self, name: str) -> None:
+        """Remove what `confine` has made, once nothing of the attempt is left."""
         ...
 
     async def close(self) -> None:
@@ -66,6 +89,7 @@ class ForkLauncher:
     def __init__(self) -> None:
         self._shim = _compiled(shim_path())
         self._spare: _Warm | None = None
+        self._groups = cgroups.place()
 
     async def launch(self, folder: AttemptFolder) -> None:
         """Start the shim; returns when its first process has ended, a few milliseconds later."""
@@ -88,6 +112,21 @@ class ForkLauncher:
             with contextlib.suppress(LaunchError):
                 # This one has started; what is wrong with the next will be told by the next.
                 self._spare = self._warm_up()
+
+    def confine(self, name: str, limits: Limits) -> Path | None:
+        """Make a control group beside the daemon's own, if it has been given a tree to divide."""
+        if self._groups is None or (limits.memory is None and limits.cpus is None):
+            return None
+        try:
+            return cgroups.make(self._groups, name, limits)
+        except CgroupError as error:
+            _log.warning("no control group", error=str(error))
+            return None
+
+    def release(self, name: str) -> None:
+        """Remove the group."""
+        if self._groups is not None:
+            cgroups.remove(self._groups, name)
 
     async def close(self) -> None:
         """Let the warm one go."""

@@ -43,6 +43,13 @@ class Intent(StrEnum):
     CANCEL = "cancel"  # end within the grace
 
 
+class Measure(StrEnum):
+    """Why the daemon itself ends an attempt; the cause of that attempt."""
+
+    TIME = "time"  # it has run for as long as it may
+    HANG = "hang"  # it does not move any more
+
+
 TERMINAL: Final = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 WAITING: Final = frozenset({State.HELD, State.QUEUED})
 ACTIVE: Final = frozenset({State.STARTING, State.RUNNING, State.STOPPING})
@@ -105,6 +112,36 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What must be free before a job starts.
+
+    Attributes:
+        ram: bytes of memory.
+        vram: bytes of memory on each of its GPUs.
+    """
+
+    ram: int = 0
+    vram: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What each attempt of a job may use; None is no limit.
+
+    Attributes:
+        memory: bytes of memory, of all its processes together.
+        cpus: how many processors' worth of time (1.5 is one and a half).
+        nice: its niceness, from 0 (as the daemon's) to 19.
+        time_s: seconds of wall-clock time, over all attempts.
+    """
+
+    memory: int | None = None
+    cpus: float | None = None
+    nice: int | None = None
+    time_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One row of the queue.
 
@@ -122,6 +159,10 @@ class Job:
         verified_epoch: epochs in the last verified checkpoint, as far as the daemon has heard.
         not_before: the wall-clock time before which it is not started (backoff).
         reason: one line for people: why it waits, or why it ended.
+        needs: what must be free before it starts.
+        limits: what each attempt may use.
+        adjusted: parameters changed for its next attempt, as a smaller batch after its GPU ran out of memory.
+        ran_s: seconds for which its ended attempts have run, less those in which the machine was suspended.
     """
 
     id: int
@@ -152,6 +193,10 @@ class Job:
     started: float | None = None
     ended: float | None = None
     artifacts: dict[str, Any] = field(default_factory=dict)
+    needs: Needs = Needs()
+    limits: Limits = Limits()
+    adjusted: dict[str, Any] = field(default_factory=dict)
+    ran_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +216,8 @@ class Submission:
     preempt: bool = False
     held: bool = False
     limit: int = 1
+    needs: Needs = Needs()
+    limits: Limits = Limits()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from supervisor.jobs.model import JobError
 
 #: In the header of the file, so that another program's database is not taken for ours ("azai").
 APPLICATION_ID: Final = 0x617A6169
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 _JOBS: Final = """
 CREATE TABLE {name} (
@@ -41,7 +41,12 @@ CREATE TABLE {name} (
     created REAL NOT NULL,
     started REAL,
     ended REAL,
-    artifacts TEXT NOT NULL DEFAULT '{{}}'
+    artifacts TEXT NOT NULL DEFAULT '{{}}',
+    -- As JSON: what must be free before it starts, what it may use, and what has been changed for its next attempt.
+    needs TEXT NOT NULL DEFAULT '{{}}',
+    limits TEXT NOT NULL DEFAULT '{{}}',
+    adjusted TEXT NOT NULL DEFAULT '{{}}',
+    ran_s REAL NOT NULL DEFAULT 0
 ) STRICT;
 """
 
@@ -88,15 +93,21 @@ CREATE TABLE events (
     job INTEGER,
     type TEXT NOT NULL,
     text TEXT NOT NULL,
-    actor TEXT NOT NULL
+    actor TEXT NOT NULL,
+    uid INTEGER
 ) STRICT
 """
 
-#: The columns of version 1, which are those of version 2 but for what has come.
-_JOBS_1: Final = (
-    "id, uid, kind, name, state, parameters, owner, priority, key, devices, attempt_limit, failures, interruptions, "
-    "verified_epoch, not_before, cause, reason, intent, intent_at, grace_s, created, started, ended, artifacts"
-)
+_REMOVALS: Final = """
+-- What retention has taken of a job: its run, its attempts. It outlives the events that tell of it.
+CREATE TABLE removals (
+    job INTEGER NOT NULL REFERENCES jobs (id),
+    part TEXT NOT NULL,
+    time REAL NOT NULL,
+    rule TEXT NOT NULL,
+    PRIMARY KEY (job, part)
+) STRICT, WITHOUT ROWID
+"""
 
 
 class StoreError(JobError):
@@ -126,9 +137,9 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             if new:
-                _run(connection, ";".join([_JOBS.format(name="jobs"), _JOBS_INDEXES, _OTHERS, _FACTS]))
+                _run(connection, ";".join([_JOBS.format(name="jobs"), _JOBS_INDEXES, _OTHERS, _FACTS, _REMOVALS]))
             else:
-                _from_1(connection)
+                _migrate(connection, version)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             failpoints.hit("schema.before-commit")
@@ -139,11 +150,14 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _from_1(connection: sqlite3.Connection) -> None:
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
     """SQLite cannot change a constraint in place, so the table is made anew; what refers to it does so by its name."""
-    copy = f"INSERT INTO jobs_2 ({_JOBS_1}) SELECT {_JOBS_1} FROM jobs"  # noqa: S608 - our own names
-    rename = "DROP TABLE jobs; ALTER TABLE jobs_2 RENAME TO jobs"
-    _run(connection, ";".join([_JOBS.format(name="jobs_2"), copy, rename, _JOBS_INDEXES, _FACTS]))
+    columns = ", ".join(row["name"] for row in connection.execute("PRAGMA table_info(jobs)"))
+    copy = f"INSERT INTO jobs_new ({columns}) SELECT {columns} FROM jobs"  # noqa: S608 - the names of older tables
+    rename = "DROP TABLE jobs; ALTER TABLE jobs_new RENAME TO jobs"
+    facts = [_FACTS] if version == 1 else []
+    uid = "ALTER TABLE events ADD COLUMN uid INTEGER"
+    _run(connection, ";".join([_JOBS.format(name="jobs_new"), copy, rename, _JOBS_INDEXES, *facts, uid, _REMOVALS]))
 
 
 def _run(connection: sqlite3.Connection, script: str) -> None:

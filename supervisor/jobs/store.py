@@ -20,6 +20,7 @@ import structlog
 
 from azaion import failpoints
 from supervisor.jobs import schema
+from supervisor.jobs.events import ALL_EVENTS, Actor, Event, EventFilter
 from supervisor.jobs.model import (
     TERMINAL,
     WAITING,
@@ -28,7 +29,9 @@ from supervisor.jobs.model import (
     Job,
     JobError,
     Kind,
+    Limits,
     Maintenance,
+    Needs,
     State,
     Submission,
     sources,
@@ -47,15 +50,15 @@ class IllegalTransitionError(JobError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
-    """Something that happened, for people and for the audit."""
+class Removal:
+    """What retention has taken of a job.
 
-    id: int
+    Attributes:
+        rule: why, for people.
+    """
+
     time: float
-    job: int | None
-    type: str
-    text: str
-    actor: str
+    rule: str
 
 
 class Store:
@@ -144,12 +147,16 @@ class Store:
     def queue(self, limit: int = -1) -> list[Job]:
         """The first jobs that wait, in the order in which their turn comes, without what only their runs need.
 
+        Of the parameters of a training its model and its dataset are there.
+
         There may be ten thousand, and their parameters may be long.
         """
         rows = self._connection.execute(
             "SELECT id, uid, kind, name, state, owner, priority, devices, attempt_limit, after, begins, preempt,"
-            " not_before, reason, created, failures, interruptions, verified_epoch, '{}' AS parameters,"
-            " '{}' AS artifacts, NULL AS intent FROM jobs WHERE state = 'queued'"
+            " not_before, reason, created, failures, interruptions, verified_epoch, needs, limits, CASE kind"
+            " WHEN 'train' THEN json_object('model', json_extract(parameters, '$.model'),"
+            " 'dataset', json_extract(parameters, '$.dataset')) ELSE '{}' END AS parameters,"
+            " '{}' AS artifacts, '{}' AS adjusted, NULL AS intent FROM jobs WHERE state = 'queued'"
             " ORDER BY priority DESC, id LIMIT ?",
             (limit,),
         )
@@ -189,11 +196,11 @@ class Store:
         """Which device is leased to which job."""
         return dict(self._connection.execute("SELECT device, job FROM leases").fetchall())
 
-    def events(self, after: int = 0, limit: int = 1000, job: int | None = None) -> list[Event]:
-        """The first ``limit`` events after the one with the number ``after``."""
+    def events(self, after: int = 0, limit: int = 1000, which: EventFilter = ALL_EVENTS) -> list[Event]:
+        """The first ``limit`` such events after the one with the number ``after``."""
         rows = self._connection.execute(
-            "SELECT * FROM events WHERE id > ? AND (? IS NULL OR job = ?) ORDER BY id LIMIT ?",
-            (after, job, job, limit),
+            f"SELECT * FROM events WHERE id > :after AND {EventFilter.SQL} ORDER BY id LIMIT :limit",  # noqa: S608 - ours
+            {**which.parameters, "after": after, "limit": limit},
         )
         return [Event(**dict(row)) for row in rows]
 
@@ -202,13 +209,52 @@ class Store:
         (newest,) = self._connection.execute("SELECT MAX(id) FROM events").fetchone()
         return newest or 0
 
-    def event_before(self, count: int) -> int:
-        """The number of the event before the newest ``count`` ones."""
+    def event_before(self, count: int, which: EventFilter = ALL_EVENTS) -> int:
+        """The number of the event before the newest ``count`` such ones."""
         row = self._connection.execute(
-            "SELECT id FROM events ORDER BY id DESC LIMIT 1 OFFSET ?",
-            (max(0, count),),
+            f"SELECT id FROM events WHERE {EventFilter.SQL} ORDER BY id DESC LIMIT 1 OFFSET :count",  # noqa: S608 - ours
+            {**which.parameters, "count": max(0, count)},
         ).fetchone()
         return row["id"] if row else 0
+
+    def count_events(self) -> int:
+        """How many events there are."""
+        (count,) = self._connection.execute("SELECT COUNT(*) FROM events").fetchone()
+        return int(count)
+
+    # Looking, for retention.
+
+    def ended(self) -> list[tuple[int, str, float]]:
+        """Number, uid and end of every job that has ended, the last one to end first."""
+        rows = self._connection.execute(
+            "SELECT id, uid, ended FROM jobs WHERE state IN ('succeeded', 'failed', 'cancelled')"
+            " ORDER BY ended DESC, id DESC"
+        )
+        return [(number, uid, ended) for number, uid, ended in rows]
+
+    def known(self) -> set[tuple[int, str]]:
+        """Number and uid of every job."""
+        return {(number, uid) for number, uid in self._connection.execute("SELECT id, uid FROM jobs")}
+
+    def needing(self, word: str, *, uid: str = "", after: int | None = None) -> int | None:
+        """A job that has not ended and may need something, None if there is none.
+
+        Args:
+            word: its parameters speak of it, wherever and however.
+            uid: it is the job with this uid.
+            after: it is to come after this job.
+        """
+        row = self._connection.execute(
+            "SELECT id FROM jobs WHERE state IN ('held', 'queued', 'starting', 'running', 'stopping')"
+            " AND (uid = ? OR after = ? OR instr(parameters, ?) OR instr(adjusted, ?)) ORDER BY id LIMIT 1",
+            (uid, after, word, word),
+        ).fetchone()
+        return row["id"] if row else None
+
+    def removals(self, number: int) -> dict[str, Removal]:
+        """What retention has taken of a job: ``run``, ``attempts``."""
+        rows = self._connection.execute("SELECT part, time, rule FROM removals WHERE job = ?", (number,))
+        return {part: Removal(time=time, rule=rule) for part, time, rule in rows}
 
     # Changing.
 
@@ -242,6 +288,8 @@ class Store:
             "preempt": int(submission.preempt),
             "devices": submission.devices,
             "attempt_limit": submission.limit,
+            "needs": json.dumps(asdict(submission.needs)),
+            "limits": json.dumps(asdict(submission.limits)),
             "created": self._clock(),
         }
         marks = ", ".join("?" * len(columns))
@@ -351,6 +399,8 @@ class Store:
                 interruptions=decision.interruptions,
                 verified_epoch=decision.verified_epoch,
                 not_before=decision.not_before,
+                adjusted=json.dumps(decision.adjusted),
+                ran_s=self.get(number).ran_s + ending.ran_s,
                 intent=None if decision.state is State.QUEUED else self.get(number).intent,
                 ended=now if decision.state in TERMINAL else None,
                 artifacts=json.dumps(ending.artifacts),
@@ -417,6 +467,27 @@ class Store:
         row = self._connection.execute("SELECT value FROM facts WHERE name = 'maintenance'").fetchone()
         return Maintenance(**json.loads(row["value"])) if row is not None else None
 
+    def remove(self, number: int, parts: Sequence[str], rule: str, actor: str) -> None:
+        """Record that parts of a job that has ended are about to be removed, before anything is."""
+        with self._transaction():
+            for part in parts:
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO removals VALUES (?, ?, ?, ?)", (number, part, self._clock(), rule)
+                )
+            self._event(number, "removed", f"{' and '.join(parts)}: {rule}", actor)
+
+    def forget_events(self, before: float, keep: int, count: int = 1000) -> int:
+        """Delete of the oldest ``count`` events those before a time, and those beyond the newest ``keep``.
+
+        Returns how many they were.
+        """
+        with self._transaction():
+            return self._connection.execute(
+                "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT ?)"
+                " AND (time < ? OR id <= (SELECT MAX(id) FROM events) - ?)",
+                (count, before, keep),
+            ).rowcount
+
     def _abandon(self, number: int, state: State) -> None:
         """Cancel what was to come after a job that will never succeed, and what was to come after that."""
         ended = [(number, "failed" if state is State.FAILED else "been cancelled")]
@@ -440,9 +511,12 @@ class Store:
             _log.error("event not recorded", type=kind, text=text, error=str(error))
 
     def _event(self, job: int | None, kind: str, text: str, actor: str) -> None:
+        uid = None
+        if isinstance(actor, Actor):
+            uid, actor.recorded = actor.uid, True
         self._connection.execute(
-            "INSERT INTO events (time, job, type, text, actor) VALUES (?, ?, ?, ?, ?)",
-            (self._clock(), job, kind, text, actor),
+            "INSERT INTO events (time, job, type, text, actor, uid) VALUES (?, ?, ?, ?, ?, ?)",
+            (self._clock(), job, kind, text, str(actor), uid),
         )
 
     def _move(self, number: int, target: State, *, allowed: frozenset[State] | None = None, **columns: Any) -> None:
@@ -479,6 +553,9 @@ def _job(row: sqlite3.Row) -> Job:
             "preempt": bool(columns["preempt"]),
             "parameters": json.loads(columns["parameters"]),
             "artifacts": json.loads(columns["artifacts"]),
+            "needs": Needs(**json.loads(columns["needs"])),
+            "limits": Limits(**json.loads(columns["limits"])),
+            "adjusted": json.loads(columns["adjusted"]),
         },
     )
 

@@ -10,7 +10,8 @@ import pytest
 
 from supervisor import processes
 from supervisor.jobs import evidence as looks
-from supervisor.jobs.evidence import Evidence, ShimState, Verdict, judge
+from supervisor.jobs.evidence import Evidence, Request, ShimState, Verdict, judge
+from supervisor.jobs.model import Measure
 from supervisor.jobs.outcome import Ending, Source
 from supervisor.processes import Identity
 from tests.shims import NONCE, attempt
@@ -26,6 +27,8 @@ NOTHING = Evidence(
     exit=None,
     result=None,
     state=None,
+    request=None,
+    last_sign=None,
     same_boot=False,
     shim_alive=False,
     child_alive=False,
@@ -118,3 +121,41 @@ def test_a_signal_to_a_stranger_is_never_sent() -> None:
     assert me is not None
     assert not processes.send(Identity(me.pid, me.start - 1), signal.SIGKILL)
     assert not processes.alive(Identity(2**22 + 1, 1))
+
+
+HANGS = Request(intent="hang", grace_s=10.0, measure=Measure.HANG, reason="no progress for 15 min")
+
+
+def test_the_measure_that_the_daemon_took_is_why_it_ended() -> None:
+    killed = replace(NOTHING, exit=looks._Exit(nonce=NONCE, signal=9, ran_s=5.0), request=HANGS)
+    ending = looks.ending(killed, Verdict.TAKE_EXIT, 2)
+    assert (ending.measure, ending.message, ending.ran_s) == (Measure.HANG, "no progress for 15 min", 5.0)
+    # Its shim was killed as well.
+    assert looks.ending(replace(NOTHING, state=STATE, request=HANGS), Verdict.LOST, 2).measure is Measure.HANG
+
+
+@pytest.mark.parametrize(
+    ("evidence", "verdict"),
+    [
+        (replace(NOTHING, exit=EXIT, request=HANGS), Verdict.TAKE_EXIT),
+        (replace(NOTHING, result=RESULT, request=HANGS), Verdict.TAKE_RESULT),
+    ],
+)
+def test_a_run_that_has_succeeded_all_the_same_was_not_ended(evidence: Evidence, verdict: Verdict) -> None:
+    assert looks.ending(evidence, verdict, 2).measure is None
+
+
+def test_how_long_a_run_has_lasted() -> None:
+    state = replace(NOTHING, state=ShimState("n", "here", STATE.shim, STATE.child, started=100.0))
+    for last_sign, ran_s in ((None, 0.0), (160.0, 60.0), (50.0, 0.0)):
+        ending = looks.ending(replace(state, last_sign=last_sign), Verdict.LOST, 0)
+        assert ending.ran_s == ran_s
+    told = replace(state, last_sign=160.0, exit=looks._Exit(nonce=NONCE, rc=1, ran_s=7.0))
+    assert looks.ending(told, Verdict.TAKE_EXIT, 0).ran_s == 7.0
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"intent": "hang", "measure": "no"}', b"[" * 100_000, b"\xff"])
+def test_an_unreadable_request_counts_as_absent(tmp_path: Path, content: bytes) -> None:
+    folder = attempt(tmp_path, ["true"])
+    folder.request.write_bytes(content)
+    assert looks.request_of(folder) is None

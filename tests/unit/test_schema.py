@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from azaion import failpoints
-from supervisor.jobs.model import Intent, Kind, State, Submission
+from supervisor.jobs.model import Intent, Kind, Limits, Needs, State, Submission
 from supervisor.jobs.store import Store
 
 #: The tables as version 1 made them. History: never change it.
@@ -75,6 +75,79 @@ PRAGMA application_id = 1635410281;
 PRAGMA user_version = 1;
 """
 
+#: And as version 2 made them.
+VERSION_2 = """
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    uid TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN
+        ('held', 'queued', 'starting', 'running', 'stopping', 'succeeded', 'failed', 'cancelled')),
+    parameters TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    key TEXT UNIQUE,
+    after INTEGER REFERENCES jobs (id),
+    begins REAL NOT NULL DEFAULT 0,
+    retry_of INTEGER REFERENCES jobs (id),
+    preempt INTEGER NOT NULL DEFAULT 0 CHECK (preempt IN (0, 1)),
+    devices INTEGER NOT NULL,
+    attempt_limit INTEGER NOT NULL,
+    failures INTEGER NOT NULL DEFAULT 0,
+    interruptions INTEGER NOT NULL DEFAULT 0,
+    verified_epoch INTEGER NOT NULL DEFAULT 0,
+    not_before REAL NOT NULL DEFAULT 0,
+    cause TEXT,
+    reason TEXT NOT NULL DEFAULT '',
+    intent TEXT CHECK (intent IN ('pause', 'stop', 'cancel')),
+    intent_at REAL,
+    grace_s REAL,
+    created REAL NOT NULL,
+    started REAL,
+    ended REAL,
+    artifacts TEXT NOT NULL DEFAULT '{}'
+) STRICT;
+CREATE INDEX jobs_by_state ON jobs (state, id);
+CREATE INDEX jobs_by_after ON jobs (after) WHERE after IS NOT NULL
+;
+CREATE TABLE attempts (
+    job INTEGER NOT NULL REFERENCES jobs (id),
+    number INTEGER NOT NULL,
+    nonce TEXT NOT NULL UNIQUE,
+    reserved REAL NOT NULL,
+    child_pid INTEGER,
+    child_start INTEGER,
+    started REAL,
+    ended REAL,
+    exit_code INTEGER,
+    cause TEXT,
+    resumed_from_epoch INTEGER,
+    PRIMARY KEY (job, number)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX one_open_attempt ON attempts (job) WHERE ended IS NULL;
+CREATE TABLE leases (
+    device TEXT PRIMARY KEY,
+    job INTEGER NOT NULL REFERENCES jobs (id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    time REAL NOT NULL,
+    job INTEGER,
+    type TEXT NOT NULL,
+    text TEXT NOT NULL,
+    actor TEXT NOT NULL
+) STRICT
+;
+CREATE TABLE facts (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID
+;
+PRAGMA application_id = 1635410281;
+PRAGMA user_version = 2;
+"""
+
 CONTENT = """
 INSERT INTO jobs (id, uid, kind, name, state, parameters, owner, priority, key, devices, attempt_limit, created)
 VALUES (1, 'a', 'train', 'first', 'succeeded', '{"epochs": 3}', 'anna', 5, 'k', 1, 3, 10.0),
@@ -90,11 +163,11 @@ INSERT INTO sqlite_sequence VALUES ('jobs', 12);
 """
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
+@pytest.fixture(params=[VERSION_1, VERSION_2], ids=["1", "2"])
+def path(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     made = tmp_path / "jobs.sqlite"
     connection = sqlite3.connect(made)
-    connection.executescript(VERSION_1 + CONTENT)
+    connection.executescript(request.param + CONTENT)
     connection.close()
     return made
 
@@ -106,12 +179,13 @@ def version(path: Path) -> int:
     return int(found)
 
 
-def test_version_1_is_taken_over_whole(path: Path) -> None:
+def test_an_older_version_is_taken_over_whole(path: Path) -> None:
     store = Store(path, clock=lambda: 100.0)
     first, second, third = store.jobs()
     assert (first.id, first.kind, first.parameters, first.priority, first.key) == (1, Kind.TRAIN, {"epochs": 3}, 5, "k")
     assert (second.state, second.intent, second.started, second.owner) == (State.RUNNING, Intent.STOP, 21.0, "root")
     assert (third.after, third.begins, third.retry_of) == (None, 0.0, None)
+    assert (third.needs, third.limits, third.adjusted) == (Needs(), Limits(), {})
     assert store.leases() == {"gpu0": 4}
     assert store.open_attempt(4).nonce == "n"
     assert [event.type for event in store.events()] == ["started"]
@@ -121,7 +195,7 @@ def test_version_1_is_taken_over_whole(path: Path) -> None:
     (broken,) = store._connection.execute("SELECT COUNT(*) FROM pragma_foreign_key_check").fetchone()
     assert broken == 0
     store.close()
-    assert version(path) == 2
+    assert version(path) == 3
 
 
 def test_it_has_the_tables_of_a_new_one(path: Path, tmp_path: Path) -> None:
@@ -144,10 +218,11 @@ def test_a_death_on_the_way_leaves_it_as_it_was(path: Path, monkeypatch: pytest.
     def die(_: str) -> None:
         raise KeyboardInterrupt
 
+    before = version(path)
     monkeypatch.setattr(failpoints, "hit", die)
     with pytest.raises(KeyboardInterrupt):
         Store(path)
-    assert version(path) == 1
+    assert version(path) == before < 3
     monkeypatch.undo()
     store = Store(path)
     assert [job.id for job in store.jobs()] == [1, 4, 9]

@@ -48,6 +48,16 @@ def test_a_life(store: Store) -> None:
     assert [event.type for event in store.events()] == ["submitted", "started", "succeeded"]
 
 
+def test_what_is_adjusted_and_how_long_it_ran_are_kept_for_the_next_attempt(store: Store) -> None:
+    job = store.submit(submission())
+    for ran_s, adjusted in ((2.5, {"batch": 8}), (4.0, {"batch": 4})):
+        attempt = store.reserve(1, [])
+        ending = Ending(source=Source.EXIT, code=81, ran_s=ran_s)
+        job = store.finish(1, attempt, ending, outcome(State.QUEUED, adjusted=adjusted))
+        assert job.adjusted == adjusted
+    assert job.ran_s == 6.5
+
+
 def test_a_second_attempt_gets_its_own_number_and_nonce(store: Store) -> None:
     job = store.submit(submission())
     first = store.reserve(1, [])

@@ -28,6 +28,7 @@ class Account:
 
     message: str = ""
     resumed_from_epoch: int | None = None
+    batch: int | None = None
     artifacts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,6 +60,7 @@ class Session:
             return
         environment.prepare(self._run)
         start = self.store.open()
+        self.account.batch = self._spec.train.batch
         self.account.resumed_from_epoch = start.generation.epoch if start else None
         nms.provide()
         environment.settle(self._run)
@@ -114,6 +116,8 @@ class Session:
         try:
             trainer.train()
         finally:
+            # After out-of-memory errors in its first epoch the trainer goes on with a smaller one.
+            self.account.batch = trainer.batch_size
             trainer.close()
         self._stop.release()
 
@@ -127,6 +131,8 @@ class Session:
         best = self.store.best(otherwise=last)
         weights = final.strip(best, self._run)
         metrics = final.judge(weights, arguments, self._run, self._reporter)
+        # It reads every image and tells of none, so it is a phase of its own.
+        self._reporter.phase("verifying")
         with _blamed_on_the_data():
             damage = dataset.verify(snapshot)
         self._reporter.phase("registering")

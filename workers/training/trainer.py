@@ -9,6 +9,7 @@ import torch
 from ultralytics.cfg import get_cfg
 from ultralytics.models.yolo.detect import DetectionTrainer
 
+from azaion import failpoints
 from azaion.layout import RunFolder
 from workers.training import curves
 from workers.training.checkpoint import Checkpoint, CheckpointStore
@@ -159,6 +160,7 @@ class Trainer(DetectionTrainer):  # type: ignore[misc] # ultralytics is untyped
         )
 
     def _batch_ended(self) -> None:
+        failpoints.hit("train.batch")
         self._wiring.reporter.batch()
 
     def _validation_began(self, validator: Any) -> None:

@@ -1,0 +1,56 @@
+"""What a shim is told of the attempt that it is to run."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from azaion.layout import Layout
+from supervisor.jobs.model import Attempt, Job, Kind, Limits
+from supervisor.jobs.scheduler import CPU
+
+#: The version of what the daemon and the shim tell each other.
+PROTOCOL: Final = 1
+#: What of the daemon's environment a run may see. No secret is among it.
+_ENVIRONMENT: Final = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "AZAION_FAILPOINTS")
+
+
+def spec_of(
+    layout: Layout, job: Job, attempt: Attempt, devices: Sequence[str], cgroup: Path | None = None
+) -> dict[str, Any]:
+    """The ``spec.json`` of an attempt: all that its shim and its worker are told."""
+    folder = layout.job(job.id, job.uid).attempt(attempt.number)
+    run = layout.job(job.id, job.uid).run
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    gpus = [device.removeprefix("gpu") for device in devices if device != CPU]
+    environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+    common: dict[str, Any] = {
+        "protocol": PROTOCOL,
+        "job": job.id,
+        "uid": job.uid,
+        "attempt": attempt.number,
+        "nonce": attempt.nonce,
+        "kind": job.kind,
+        "devices": devices,
+        "config": str(layout.config),
+        "run": str(run),
+        "limits": _limits(job.limits, cgroup),
+    }
+    if job.kind is Kind.TRAIN:
+        argv = [sys.executable, "-P", "-m", "workers.train", str(folder.path)]
+        train = {**job.parameters, **job.adjusted}
+        return common | {"argv": argv, "cwd": str(folder.path), "env": environment, "train": train}
+    given: Mapping[str, str] = job.parameters["env"]
+    return common | {
+        "argv": job.parameters["argv"],
+        "cwd": job.parameters["cwd"],
+        "env": environment | dict(given),
+    }
+
+
+def _limits(limits: Limits, cgroup: Path | None) -> dict[str, Any]:
+    """What the shim is to enforce. The time is not among it: it counts over all attempts, so the daemon keeps it."""
+    given: dict[str, Any] = {"memory": limits.memory, "cpus": limits.cpus, "nice": limits.nice}
+    given["cgroup"] = str(cgroup) if cgroup is not None else None
+    return {name: value for name, value in given.items() if value is not None}
