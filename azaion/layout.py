@@ -339,6 +339,11 @@ class Layout:
         return self.state / "jobs.sqlite"
 
     @property
+    def database_files(self) -> tuple[Path, ...]:
+        """The database, and what SQLite keeps beside it while it is open."""
+        return (self.database, *(self.database.with_name(f"{self.database.name}{end}") for end in ("-wal", "-shm")))
+
+    @property
     def daemon_lock(self) -> Path:
         """Held by the one daemon for as long as it lives."""
         return self.state / "daemon.lock"

@@ -88,7 +88,7 @@ class RetentionRoutes:
             _row("models", len(registered), size_of(layout.models), never),
             _row("spool", None, size_of(layout.spool), f"{never}: it is the only copy of its messages"),
             _row("quarantine", None, size_of(layout.quarantine), "bounded; azaionctl quarantine drop"),
-            _row("database", None, size_of(layout.database), "its events are"),
+            _row("database", None, sum(map(size_of, layout.database_files)), "its events are"),
             _row("unknown job folders", len(strange), sum(map(size_of, strange)), f"{never}: no such job is known"),
             _row("trash", None, sum(map(size_of, trash)), "being deleted"),
         ]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -541,23 +542,28 @@ def _number(value: int | None) -> int:
 
 
 def _job(row: sqlite3.Row) -> Job:
+    # Ten thousand may wait, and each plan reads them all.
     columns = dict(row)
-    limit = columns.pop("attempt_limit")
-    return Job(
-        **{
-            **columns,
-            "limit": limit,
-            "kind": Kind(columns["kind"]),
-            "state": State(columns["state"]),
-            "intent": Intent(columns["intent"]) if columns["intent"] else None,
-            "preempt": bool(columns["preempt"]),
-            "parameters": json.loads(columns["parameters"]),
-            "artifacts": json.loads(columns["artifacts"]),
-            "needs": Needs(**json.loads(columns["needs"])),
-            "limits": Limits(**json.loads(columns["limits"])),
-            "adjusted": json.loads(columns["adjusted"]),
-        },
-    )
+    columns["limit"] = columns.pop("attempt_limit")
+    columns["kind"] = Kind(columns["kind"])
+    columns["state"] = State(columns["state"])
+    columns["intent"] = Intent(columns["intent"]) if columns["intent"] else None
+    columns["preempt"] = bool(columns["preempt"])
+    columns["needs"] = _needs(columns["needs"])
+    columns["limits"] = _limits(columns["limits"])
+    for name in ("parameters", "artifacts", "adjusted"):
+        columns[name] = json.loads(columns[name]) if columns[name] != "{}" else {}
+    return Job(**columns)
+
+
+@lru_cache(maxsize=256)
+def _needs(text: str) -> Needs:
+    return Needs(**json.loads(text))
+
+
+@lru_cache(maxsize=256)
+def _limits(text: str) -> Limits:
+    return Limits(**json.loads(text))
 
 
 def _attempt(row: sqlite3.Row) -> Attempt:
