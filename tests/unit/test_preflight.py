@@ -1,6 +1,7 @@
 """What jobs need before they start: the pure reasons, what the plan makes of them, and how the facts are had."""
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -484,4 +485,5 @@ def test_nvml_is_asked_before_a_start_on_a_gpu_alone(tmp_path: Path) -> None:
 
 
 def test_the_daemon_never_loads_nvml() -> None:
-    assert "pynvml" not in sys.modules
+    script = "import supervisor.daemon, sys; sys.exit('pynvml' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
