@@ -21,6 +21,11 @@ def default_spool(state: Path) -> Path:
     return state / "spool"
 
 
+def default_services_file(state: Path) -> Path:
+    """The user's declarations where AZAION_SERVICES_FILE does not name them."""
+    return state / "azaion.yaml"
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttemptFolder:
     """The files of one attempt of a job: what the daemon, the shim and the worker tell each other.
@@ -182,6 +187,27 @@ class JobFolder:
 
     def attempt(self, number: int) -> AttemptFolder:
         """The folder of the attempt with this number (from 1)."""
+        return AttemptFolder(path=self.path / str(number))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceFolder:
+    """A service that outlives the daemon: one folder for each start, as for the attempts of a job, and one log."""
+
+    path: Path
+
+    @property
+    def log(self) -> Path:
+        """Standard output and error of every start; each start's own ``log`` is a hard link to it."""
+        return self.path / "log"
+
+    @property
+    def previous_log(self) -> Path:
+        """The log before it, which had grown large."""
+        return self.path / "log.1"
+
+    def start(self, number: int) -> AttemptFolder:
+        """The folder of the start with this number (from 1)."""
         return AttemptFolder(path=self.path / str(number))
 
 
@@ -378,6 +404,15 @@ class Layout:
         return JobFolder(path=self.jobs / f"{number}-{uid}")
 
     @property
+    def services(self) -> Path:
+        """One folder a service."""
+        return self.state / "services"
+
+    def service(self, name: str) -> ServiceFolder:
+        """The folder of a service."""
+        return ServiceFolder(path=self.services / name)
+
+    @property
     def prunable(self) -> tuple[Path, ...]:
         """The folders that retention removes from."""
         return (self.jobs, self.datasets, self.corrupted)
@@ -399,4 +434,5 @@ class Layout:
             self.datasets,
             self.models,
             self.jobs,
+            self.services,
         )

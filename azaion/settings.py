@@ -289,6 +289,13 @@ class Daemon:
             "AZAION_FREE_VRAM_MB", "No job starts on a GPU with fewer megabytes of memory free.", default="1024"
         ),
     )
+    services_file: Path = field(
+        metadata=_variable(
+            "AZAION_SERVICES_FILE",
+            "Where services are declared; default: azaion.yaml in the state folder, if it is there.",
+            default=layout.default_services_file,
+        ),
+    )
     admin_group: Group | None = field(
         metadata=_variable("AZAION_ADMIN_GROUP", "Group whose members may change things; default: only the owner."),
     )
@@ -375,6 +382,11 @@ class Config:
     export: Export
     daemon: Daemon
     retention: Retention
+
+    @property
+    def services_required(self) -> bool:
+        """Whether somebody has named the file of the services, so that it must be there."""
+        return self.daemon.services_file != layout.default_services_file(self.directories.state)
 
     @property
     def layout(self) -> layout.Layout:

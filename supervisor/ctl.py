@@ -33,6 +33,8 @@ MODULES: Final = MappingProxyType(
         "retry": "jobs",
         "priority": "jobs",
         "maintenance": "maintenance",
+        "services": "services",
+        "service": "services",
         "consumer": "consumer",
         "annotations": "annotations",
         "quarantine": "quarantine",

@@ -12,8 +12,9 @@ from typing import Any, Final, NoReturn
 
 import structlog
 
-from azaion import __version__, config, files
+from azaion import __version__, config, declarations, files
 from azaion.config import Config, LauncherName
+from azaion.declarations import Declaration
 from azaion.errors import AzaionError
 from supervisor import processes
 from supervisor.consumer import ConsumerRoom
@@ -24,10 +25,12 @@ from supervisor.jobs.gate import Gate
 from supervisor.jobs.launchers import ForkLauncher, Launcher, in_container, refuse_under_systemd
 from supervisor.jobs.preflight import floors_of
 from supervisor.jobs.runner import Runner, machine_of
+from supervisor.jobs.scheduler import CPU
 from supervisor.jobs.stillness import Patience
 from supervisor.jobs.store import Store
 from supervisor.logs import configure
 from supervisor.retention import RetentionRoom
+from supervisor.units.room import UnitRoom
 
 #: sysexits.h: the configuration is wrong, so starting again cannot help. The unit's RestartPreventExitStatus.
 EX_CONFIG: Final = 78
@@ -47,6 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         settings = configuration(arguments.config)
+        services = declarations.services(settings.daemon.services_file, required=settings.services_required)
         launcher = launcher_of(settings)
     except AzaionError as error:
         print(f"azaiond: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
@@ -57,7 +61,7 @@ def main() -> None:
     configure(settings.daemon.log_format)
     try:
         with files.locked(settings.layout.daemon_lock, wait=False):
-            asyncio.run(serve(settings, launcher))
+            asyncio.run(serve(settings, launcher, services))
     except BlockingIOError:
         _give_up([SupervisorError(f"another azaiond works with {settings.layout.state}; stop it first")])
     except AzaionError as error:
@@ -109,8 +113,8 @@ def launcher_of(settings: Config) -> Launcher:
     return ForkLauncher()
 
 
-async def serve(settings: Config, launcher: Launcher) -> None:
-    """Run every room until SIGTERM or SIGINT, then stop the services and leave the runs alone."""
+async def serve(settings: Config, launcher: Launcher, services: Sequence[Declaration]) -> None:
+    """Run every room until SIGTERM or SIGINT, then stop the consumer and leave the runs and the services alone."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,31 +122,53 @@ async def serve(settings: Config, launcher: Launcher) -> None:
     store = Store(settings.layout.database)
     try:
         probe = Probe()
-        gate = Gate(layout=settings.layout, floors=floors_of(settings), probe=probe, note=store.note)
+        machine, boot_id = machine_of(settings.daemon.gpu_ids), processes.boot_id()
+        units = UnitRoom(
+            services,
+            store=store,
+            layout=settings.layout,
+            launcher=launcher,
+            boot_id=boot_id,
+            gpus=[device.removeprefix("gpu") for device in machine.devices if device != CPU],
+        )
+        gate = Gate(layout=settings.layout, floors=floors_of(settings), probe=probe, note=store.note, way=units)
         runner = Runner(
             store=store,
             layout=settings.layout,
             launcher=launcher,
-            machine=machine_of(settings.daemon.gpu_ids),
-            boot_id=processes.boot_id(),
+            machine=machine,
+            boot_id=boot_id,
             patience=Patience(start_s=settings.daemon.hang_start_s, progress_s=settings.daemon.hang_s),
             gate=gate,
+            way=units,
         )
         consumer = ConsumerRoom(settings, store.note)
         retention = RetentionRoom(settings, store)
         server = Server(
-            config=settings, store=store, runner=runner, consumer=consumer, retention=retention, probe=probe
+            config=settings,
+            store=store,
+            runner=runner,
+            consumer=consumer,
+            retention=retention,
+            probe=probe,
+            units=units,
         )
         store.note("daemon-started", f"azaion {__version__}, pid {os.getpid()}")
         _log.info("started", version=__version__, pid=os.getpid(), state=str(settings.layout.state))
         if in_container():
             _log.warning("in a container: runs survive this daemon, but not the end of the container")
         gc.freeze()
-        rooms: list[Coroutine[Any, Any, None]] = [runner.run(), consumer.run(), server.run(), retention.run()]
+        rooms: list[Coroutine[Any, Any, None]] = [
+            runner.run(),
+            consumer.run(),
+            units.run(),
+            server.run(),
+            retention.run(),
+        ]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(room) for room in rooms]
             await stopping.wait()
-            _log.info("stopping; the runs go on")
+            _log.info("stopping; the runs and the services go on")
             for task in tasks:
                 task.cancel()
         store.note("daemon-stopped", f"pid {os.getpid()}")

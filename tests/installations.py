@@ -177,7 +177,7 @@ class Installation:
                 self.stop()
             except subprocess.TimeoutExpired:
                 self.kill()
-        for spec in self.layout.jobs.glob("*/*/spec.json"):
+        for spec in (*self.layout.jobs.glob("*/*/spec.json"), *self.layout.services.glob("*/*/spec.json")):
             self._sweep(json.loads(spec.read_bytes())["nonce"])
 
 

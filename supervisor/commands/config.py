@@ -60,11 +60,12 @@ def _settings(arguments: argparse.Namespace) -> "Config":
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from azaion import config  # noqa: PLC0415 see above
+    from azaion import config, declarations  # noqa: PLC0415 see above
 
     try:
         found = _settings(arguments)
         config.check_root(found)
+        declarations.services(found.daemon.services_file, required=found.services_required)
     except config.ConfigError as error:
         if not arguments.json:
             raise

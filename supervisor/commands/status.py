@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from supervisor.commands import text
+from supervisor.commands import services, text
 from supervisor.control.client import Client, find_socket
 
 _COLUMNS = 80
@@ -40,6 +40,7 @@ def screen(status: dict[str, Any]) -> str:
         *(f"device    {entry['device']}: {_lease(entry)}" for entry in status["gpus"]),
         *(f"          {entry['device']}: {entry['problem']}" for entry in status["gpus"] if entry.get("problem")),
         *(f"disk      {disk['path']}: {_space(disk)}" for disk in status["disk"]),
+        *(f"service   {services.line(record)}" for record in status.get("services", [])),
         f"model     {status['models']['current'] or 'none yet'}",
         *_maintenance(status["maintenance"]),
         *(_alert(alert) for alert in status.get("alerts", [])),
@@ -96,5 +97,7 @@ def _lease(entry: dict[str, Any]) -> str:
 
 
 def _alert(alert: dict[str, Any]) -> str:
+    if alert.get("service"):
+        return f"alert     service {alert['service']} has failed {text.since(alert['since'])} ago: {alert['text']}"
     who = "nothing has started for" if alert["job"] is None else f"job {alert['job']} has waited"
     return f"alert     {who} {text.since(alert['since'])}: {alert['text']}"

@@ -27,6 +27,7 @@ from supervisor.control.audit import Audit
 from supervisor.control.peers import Peer, may_change, peer_of
 from supervisor.control.quarantine import QuarantineRoutes
 from supervisor.control.retention import RetentionRoutes
+from supervisor.control.services import ServiceRoutes
 from supervisor.gpus import Probe, Reading
 from supervisor.jobs import preflight
 from supervisor.jobs.events import Actor
@@ -38,6 +39,7 @@ from supervisor.jobs.scheduler import CPU
 from supervisor.jobs.schema import StoreError
 from supervisor.jobs.store import IllegalTransitionError, Store
 from supervisor.retention import RetentionRoom
+from supervisor.units.room import UnitRoom
 
 #: A waiting client hears at least this often that nothing has happened.
 LONG_POLL_S: Final = 30.0
@@ -67,6 +69,7 @@ class Server:
         consumer: ConsumerRoom,
         retention: RetentionRoom,
         probe: Probe,
+        units: UnitRoom,
     ) -> None:
         self._config = config
         self._store = store
@@ -74,6 +77,9 @@ class Server:
         self._consumer = consumer
         self._retention = retention
         self._probe = probe
+        self._services = ServiceRoutes(
+            config.layout, units, consumer, who=_actor, streaming=_streaming, reading=_read_at
+        )
         self._audit = Audit(store)
         self._began = time.time()
         self._change = asyncio.Event()
@@ -89,6 +95,7 @@ class Server:
             consumer=lambda: str(self._consumer.service.state),
         )
         application.add_routes(quarantine.routes())
+        application.add_routes(self._services.routes())
         application.add_routes(RetentionRoutes(self._config, self._store, self._retention, who=_actor).routes())
         application.add_routes(
             [
@@ -220,7 +227,8 @@ class Server:
                     protocol.device_record(device, leases.get(device), reading)
                     for device in self._runner.machine.devices
                 ],
-                "alerts": [protocol.alert_record(alert) for alert in self._runner.alerts()],
+                "alerts": [protocol.alert_record(alert) for alert in self._runner.alerts()] + self._services.alerts(),
+                "services": self._services.records(),
                 "disk": [_disk(path) for path in _filesystems(layout.root, layout.state)],
                 "models": {"current": _current(layout.current_model)},
             },

@@ -27,6 +27,7 @@ from supervisor.jobs.schema import StoreError
 from supervisor.jobs.spec import spec_of
 from supervisor.jobs.stillness import Look, Patience, Stillness
 from supervisor.jobs.store import Store
+from supervisor.units.way import Clear, Way
 
 #: How long a cancelled run may take to end.
 GRACE_S: Final = 30.0
@@ -55,6 +56,7 @@ class Keeper:
         clock: the wall clock.
         freed: called when an attempt has ended and its devices are free.
         patience: for how long a training may stand still.
+        way: those who use the GPUs while no job does.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Keeper:
         clock: Callable[[], float],
         freed: Callable[[], None],
         patience: Patience = Patience(),  # noqa: B008 - it is frozen
+        way: Way | None = None,
     ) -> None:
         self._store = store
         self._layout = layout
@@ -75,6 +78,7 @@ class Keeper:
         self._clock = clock
         self._freed = freed
         self._patience = patience
+        self._way = Clear() if way is None else way
         self._measures: dict[int, Request] = {}
         self._asked: dict[int, asyncio.Event] = {}
         self._troubles: dict[int, str] = {}
@@ -90,6 +94,8 @@ class Keeper:
         job = self._store.get(number)
         attempt = self._store.open_attempt(number)
         folder = self._folder(job, attempt)
+        if devices:
+            await self._way.make()
         try:
             files.make_folder(folder.path)
             group = self._launcher.confine(_name(job, attempt), job.limits)

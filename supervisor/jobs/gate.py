@@ -17,6 +17,7 @@ from supervisor.jobs.model import Job, Kind
 from supervisor.jobs.preflight import PATIENCE_S, Floors, Preflight
 from supervisor.jobs.scheduler import CPU, Plan
 from supervisor.resources import Inputs
+from supervisor.units.way import Clear, Way, cleared
 
 #: How often the machine is looked at again while a job lacks something.
 AGAIN_S: Final = 10.0
@@ -55,6 +56,7 @@ class Gate:
         probe: asks NVML.
         note: records an event: its type, its text, its job.
         clock: the monotonic clock.
+        way: those who use the GPUs while no job does: what they have of them is there for a job.
     """
 
     def __init__(
@@ -65,12 +67,14 @@ class Gate:
         probe: Probe,
         note: Callable[[str, str, int | None], None],
         clock: Callable[[], float] = time.monotonic,
+        way: Way | None = None,
     ) -> None:
         self.floors = floors
         self.probe = probe
         self._layout = layout
         self._note = note
         self._clock = clock
+        self._way = Clear() if way is None else way
         self._moved_at = 0.0
         self._since: dict[int, float] = {}
         self._told: set[int] = set()
@@ -107,7 +111,7 @@ class Gate:
         """
         now = self._clock()
         return Preflight(
-            facts=resources.facts(self._layout, self.probe.known(self._moved_at, math.inf)),
+            facts=resources.facts(self._layout, cleared(self.probe.known(self._moved_at, math.inf), self._way.nonces)),
             floors=self.floors,
             inputs=self._inputs(queued),
             owners=owners,

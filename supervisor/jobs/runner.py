@@ -25,6 +25,7 @@ from supervisor.jobs.scheduler import Machine
 from supervisor.jobs.schema import StoreError
 from supervisor.jobs.stillness import Patience
 from supervisor.jobs.store import Store
+from supervisor.units.way import SOON_S, Clear, Way, holder_of
 
 #: How often the clock is looked at while a job waits for a time.
 LOOK_S: Final = 60.0
@@ -52,6 +53,7 @@ class Runner:
         clock: the wall clock.
         patience: for how long a training may stand still.
         gate: looks at the machine before each start; without it, everything is there that anybody needs.
+        way: those who use the GPUs while no job does, and make way before one starts.
     """
 
     def __init__(
@@ -65,11 +67,13 @@ class Runner:
         clock: Callable[[], float] = time.time,
         patience: Patience = Patience(),  # noqa: B008 - it is frozen
         gate: Gate | None = None,
+        way: Way | None = None,
     ) -> None:
         self._store = store
         self._layout = layout
         self._machine = machine
         self._gate = gate
+        self._way = Clear() if way is None else way
         self._preflight: Preflight | None = None
         self._looks = 0
         self._leases: dict[str, int] = {}
@@ -84,6 +88,7 @@ class Runner:
             clock=clock,
             freed=self.poke,
             patience=patience,
+            way=self._way,
         )
         self._orphans: list[Orphan] = []
         self._planned: tuple[tuple[int, int, int], scheduler.Plan] | None = None
@@ -109,6 +114,7 @@ class Runner:
                 plan = self._checked()
                 try:
                     asking = self._act(plan, tasks)
+                    self._tell_way(plan, asking)
                 except StoreError as error:
                     _log.error("cannot start anything", error=str(error))
                     await asyncio.sleep(AGAIN_S)
@@ -131,8 +137,25 @@ class Runner:
                 asking.append(job.id)
                 continue
             self._store.reserve(job.id, devices, self._used(job))
+            if devices:
+                # At once: whoever is in the way must not start between here and the end of this round.
+                self._way.told(f"job {job.id}")
             tasks.create_task(self._keeper.start(job.id, devices), name=f"start {job.id}")
         return asking
+
+    def _tell_way(self, plan: scheduler.Plan, asking: Sequence[int]) -> None:
+        """Say who has the GPUs now, or is about to get them."""
+        now = self._clock()
+        soon = plan.wake is not None and plan.wake - now <= SOON_S
+        holder = holder_of(
+            self._store.leases(),
+            plan,
+            asking=asking,
+            queued=self._store.queue() if soon else (),
+            strangers=bool(self._orphans),
+            now=now,
+        )
+        self._way.told(holder)
 
     def _pause(self, plan: scheduler.Plan) -> float | None:
         """For how many seconds nothing is to be done unless something changes; None for ever."""

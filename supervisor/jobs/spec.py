@@ -13,7 +13,7 @@ from supervisor.jobs.scheduler import CPU
 #: The version of what the daemon and the shim tell each other.
 PROTOCOL: Final = 1
 #: What of the daemon's environment a run may see. No secret is among it.
-_ENVIRONMENT: Final = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "AZAION_FAILPOINTS")
+ENVIRONMENT: Final = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "AZAION_FAILPOINTS")
 
 
 def spec_of(
@@ -22,7 +22,7 @@ def spec_of(
     """The ``spec.json`` of an attempt: all that its shim and its worker are told."""
     folder = layout.job(job.id, job.uid).attempt(attempt.number)
     run = layout.job(job.id, job.uid).run
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     gpus = [device.removeprefix("gpu") for device in devices if device != CPU]
     environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     common: dict[str, Any] = {

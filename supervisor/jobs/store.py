@@ -40,6 +40,7 @@ from supervisor.jobs.model import (
 from supervisor.jobs.outcome import Decision, Ending, cause_of
 from supervisor.jobs.schema import StoreError
 from supervisor.processes import Identity
+from supervisor.units.model import Wish
 
 _STRENGTH = {intent: strength for strength, intent in enumerate(Intent)}
 
@@ -467,6 +468,19 @@ class Store:
         """Why nothing starts; None if it may."""
         row = self._connection.execute("SELECT value FROM facts WHERE name = 'maintenance'").fetchone()
         return Maintenance(**json.loads(row["value"])) if row is not None else None
+
+    def wishes(self) -> dict[str, Wish]:
+        """What people want of services, by the service's name; those are absent of which nobody has wanted anything."""
+        rows = self._connection.execute("SELECT name, value FROM facts WHERE name LIKE 'service %'")
+        return {row["name"].partition(" ")[2]: Wish(**json.loads(row["value"])) for row in rows}
+
+    def wish(self, service: str, wish: Wish, kind: str, actor: str) -> None:
+        """Keep what somebody wants of a service, with the event that tells of it."""
+        with self._transaction():
+            row = (f"service {service}", json.dumps(asdict(wish)))
+            self._connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", row)
+            self._event(None, kind, service, actor)
+        failpoints.hit("store.wish.committed")
 
     def remove(self, number: int, parts: Sequence[str], rule: str, actor: str) -> None:
         """Record that parts of a job that has ended are about to be removed, before anything is."""
