@@ -21,8 +21,8 @@ def default_spool(state: Path) -> Path:
     return state / "spool"
 
 
-def default_services_file(state: Path) -> Path:
-    """The user's declarations where AZAION_SERVICES_FILE does not name them."""
+def default_declarations(state: Path) -> Path:
+    """The user's declarations where AZAION_DECLARATIONS does not name them."""
     return state / "azaion.yaml"
 
 

@@ -289,11 +289,11 @@ class Daemon:
             "AZAION_FREE_VRAM_MB", "No job starts on a GPU with fewer megabytes of memory free.", default="1024"
         ),
     )
-    services_file: Path = field(
+    declarations: Path = field(
         metadata=_variable(
-            "AZAION_SERVICES_FILE",
-            "Where services are declared; default: azaion.yaml in the state folder, if it is there.",
-            default=layout.default_services_file,
+            "AZAION_DECLARATIONS",
+            "Where services and the like are declared; default: azaion.yaml in the state folder, if it is there.",
+            default=layout.default_declarations,
         ),
     )
     admin_group: Group | None = field(
@@ -384,9 +384,9 @@ class Config:
     retention: Retention
 
     @property
-    def services_required(self) -> bool:
-        """Whether somebody has named the file of the services, so that it must be there."""
-        return self.daemon.services_file != layout.default_services_file(self.directories.state)
+    def declarations_required(self) -> bool:
+        """Whether somebody has named the file of the declarations, so that it must be there."""
+        return self.daemon.declarations != layout.default_declarations(self.directories.state)
 
     @property
     def layout(self) -> layout.Layout:

@@ -14,7 +14,7 @@ import structlog
 
 from azaion import __version__, config, declarations, files
 from azaion.config import Config, LauncherName
-from azaion.declarations import Declaration
+from azaion.declarations import Declarations
 from azaion.errors import AzaionError
 from supervisor import processes
 from supervisor.consumer import ConsumerRoom
@@ -50,7 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         settings = configuration(arguments.config)
-        services = declarations.services(settings.daemon.services_file, required=settings.services_required)
+        declared = declarations.read(settings.daemon.declarations, required=settings.declarations_required)
         launcher = launcher_of(settings)
     except AzaionError as error:
         print(f"azaiond: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
@@ -61,7 +61,7 @@ def main() -> None:
     configure(settings.daemon.log_format)
     try:
         with files.locked(settings.layout.daemon_lock, wait=False):
-            asyncio.run(serve(settings, launcher, services))
+            asyncio.run(serve(settings, launcher, declared))
     except BlockingIOError:
         _give_up([SupervisorError(f"another azaiond works with {settings.layout.state}; stop it first")])
     except AzaionError as error:
@@ -113,7 +113,7 @@ def launcher_of(settings: Config) -> Launcher:
     return ForkLauncher()
 
 
-async def serve(settings: Config, launcher: Launcher, services: Sequence[Declaration]) -> None:
+async def serve(settings: Config, launcher: Launcher, declared: Declarations) -> None:
     """Run every room until SIGTERM or SIGINT, then stop the consumer and leave the runs and the services alone."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -124,7 +124,7 @@ async def serve(settings: Config, launcher: Launcher, services: Sequence[Declara
         probe = Probe()
         machine, boot_id = machine_of(settings.daemon.gpu_ids), processes.boot_id()
         units = UnitRoom(
-            services,
+            declared.services,
             store=store,
             layout=settings.layout,
             launcher=launcher,

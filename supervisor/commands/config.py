@@ -65,7 +65,7 @@ def _check(arguments: argparse.Namespace) -> int:
     try:
         found = _settings(arguments)
         config.check_root(found)
-        declarations.services(found.daemon.services_file, required=found.services_required)
+        declarations.read(found.daemon.declarations, required=found.declarations_required)
     except config.ConfigError as error:
         if not arguments.json:
             raise

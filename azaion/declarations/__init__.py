@@ -1,0 +1,53 @@
+"""The user's own ``azaion.yaml``: what has more structure than a variable can hold."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from azaion import yaml_file
+from azaion.declarations import services
+from azaion.declarations.services import Declaration
+from azaion.declarations.values import unknown
+from azaion.settings import ConfigError
+
+_SECTIONS: Final = ("services",)
+_ADVICE: Final = "Mend it there; docs/services.md shows every key."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declarations:
+    """What the user has declared.
+
+    Attributes:
+        services: each after those that it comes after.
+    """
+
+    services: tuple[Declaration, ...] = ()
+
+
+def read(path: Path, *, required: bool) -> Declarations:
+    """Read a user's ``azaion.yaml``.
+
+    Args:
+        path: the file.
+        required: whether it is wrong that there is no such file; else nothing is declared then.
+
+    Raises:
+        ConfigError: names everything that is wrong with the file in one go.
+    """
+    headline = f"{path} cannot be used:"
+    try:
+        document = yaml_file.read(path)
+    except FileNotFoundError:
+        if not required:
+            return Declarations()
+        raise ConfigError(headline, ["there is no such file"], "Make it, or mend AZAION_DECLARATIONS.") from None
+    except yaml_file.YamlError as error:
+        raise ConfigError(headline, [str(error)], _ADVICE) from None
+    problems = list(unknown(document, _SECTIONS, ""))
+    found = Declarations(
+        services=services.section(document.get("services") or {}, problems),
+    )
+    if problems:
+        raise ConfigError(headline, problems, _ADVICE)
+    return found
