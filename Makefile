@@ -12,8 +12,10 @@ UV := $(VENV)/lock/bin/uv
 TRAIN := $(VENV)/.train
 DEV := $(VENV)/.dev
 RABBITMQ := $(VENV)/rabbitmq
+PROMTOOL := $(VENV)/promtool
+CHROMIUM := $(VENV)/chromium
 
-.PHONY: help demo picture test test-gpu lint format bench soak lock clean
+.PHONY: help demo picture pictures test test-gpu lint format bench soak lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,7 +26,11 @@ demo: $(TRAIN) ## install, then train on real photographs while the daemon is ki
 picture: $(TRAIN) ## draw a run of the demo for the README
 	$(BIN)/python etc/demo/demo.py | sed "s#$(CURDIR)/##g" | $(BIN)/python etc/demo/picture.py docs/demo.svg
 
-test: $(DEV) $(RABBITMQ) ## install, lint, then run every test that needs no GPU
+pictures: $(TRAIN) $(CHROMIUM) ## draw `status`, `top` and a report of a training for docs/ (minutes)
+	$(BIN)/python etc/pictures/pictures.py docs
+	$(BIN)/python etc/pictures/report.py docs/report.png
+
+test: $(DEV) $(RABBITMQ) $(PROMTOOL) $(CHROMIUM) ## install, lint, then run every test that needs no GPU
 	@$(MAKE) --no-print-directory lint
 	@echo "skipped here: tests/gpu (needs an NVIDIA GPU: make test-gpu), the hours-long soak (make soak)"
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --cov --cov-report=term:skip-covered
@@ -46,7 +52,7 @@ bench: $(DEV) ## the figures of docs/performance.md
 
 soak: $(DEV) ## random kills, hostile messages and simulated queues, for an hour and more (KILLS=5000); AZAION_SEED=N replays one
 	AZAION_KILLS=$(KILLS) AZAION_FUZZ=1000000 AZAION_SIMULATIONS=10000 \
-	  $(BIN)/python -m pytest tests/faults tests/unit/test_simulation.py -s -k "random or simulation" --override-ini timeout=0
+	  $(BIN)/python -m pytest tests/faults tests/unit/test_{simulation,health,alerts}.py -s -k "random or simulation or storm" --override-ini timeout=0
 
 lock: $(UV) ## make the locks anew from pyproject.toml
 	bash requirements/lock.sh $(UV)
@@ -82,6 +88,12 @@ $(DEV): requirements/build.lock requirements/dev.lock requirements/torch.txt pyp
 # Absent where the machine has one of its own, or where none can be had: then the script says so.
 $(RABBITMQ): | $(BIN)/python
 	@bash tests/rabbitmq.sh $@
+
+$(PROMTOOL): | $(BIN)/python
+	@bash tests/promtool.sh $@
+
+$(CHROMIUM): | $(BIN)/python
+	@bash tests/chromium.sh $@
 
 $(UV): | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/lock

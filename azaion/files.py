@@ -227,10 +227,10 @@ def sync_filesystem(path: Path) -> None:
         os.close(descriptor)
 
 
-def give_back(path: Path, length: int) -> None:
-    """Give the disk back what the first ``length`` bytes of a file take. They read as zeros; its size stays as it is.
+def give_back(path: Path, length: int, start: int = 0) -> None:
+    """Give the disk back what ``length`` bytes of a file take, from ``start`` on.
 
-    Whoever appends to the file notices nothing.
+    They read as zeros; its size stays as it is. Whoever appends to the file notices nothing.
 
     Raises:
         OSError: EOPNOTSUPP where the filesystem cannot do that; the file is then untouched.
@@ -242,7 +242,7 @@ def give_back(path: Path, length: int) -> None:
             raise FileError(f"{path} is not a regular file")
         library = ctypes.CDLL(None, use_errno=True)
         library.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-        if library.fallocate(descriptor, _PUNCH_HOLE, 0, length) != 0:
+        if library.fallocate(descriptor, _PUNCH_HOLE, start, length) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), str(path))
     finally:

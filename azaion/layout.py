@@ -71,6 +71,11 @@ class AttemptFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def surroundings(self) -> Path:
+        """Versions, processor, GPU and host of the attempt; by the worker."""
+        return self.path / "surroundings.json"
+
+    @property
     def result(self) -> Path:
         """The worker's last word; durable, before it exits."""
         return self.path / "result.json"
@@ -123,6 +128,11 @@ class RunFolder:
         return self.train / "args.yaml"
 
     @property
+    def judgement(self) -> Path:
+        """What the finished model takes for what, and its precision over recall, on the validation images."""
+        return self.train / "judgement.json"
+
+    @property
     def weights(self) -> Path:
         """Checkpoints and their manifest."""
         return self.train / "weights"
@@ -172,6 +182,60 @@ class ModelFolder:
     def card(self) -> Path:
         """Where it came from and how good it is."""
         return self.path / "model.json"
+
+    @property
+    def results(self) -> Path:
+        """The curves of its run: one row an epoch."""
+        return self.path / "results.csv"
+
+    @property
+    def arguments(self) -> Path:
+        """Every argument that its trainer ran with."""
+        return self.path / "args.yaml"
+
+    @property
+    def judgement(self) -> Path:
+        """What it takes for what, and its precision over recall, on the validation images."""
+        return self.path / "judgement.json"
+
+    @property
+    def gate(self) -> Path:
+        """Whether it might take over by itself, and why, as the last evaluation with a gate has found."""
+        return self.path / "gate.json"
+
+    @property
+    def evaluations(self) -> Path:
+        """How good it is on the test images of datasets."""
+        return self.path / "evaluations"
+
+    def evaluation(self, dataset: str) -> Path:
+        """How good it is on the test images of the dataset with this name."""
+        return self.evaluations / f"{dataset}.json"
+
+    @property
+    def exports(self) -> Path:
+        """The model in other formats: one folder for each."""
+        return self.path / "exports"
+
+    def export(self, name: str) -> "ExportFolder":
+        """The folder of the export with this name."""
+        return ExportFolder(path=self.exports / name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFolder:
+    """A model in another format. It is there with all that it holds, or not at all."""
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """Which file it is, its SHA-256, and how it compares to the model."""
+        return self.path / "export.json"
+
+    def file(self, suffix: str) -> Path:
+        """The model in the format that ends so (``.onnx``)."""
+        return self.path / f"azaion{suffix}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,6 +417,16 @@ class Layout:
         """The model that is in use: a link to one of the dated folders' weights."""
         return self.models / "azaion.pt"
 
+    @property
+    def promotions(self) -> Path:
+        """Which model was put to use when, by whom and why."""
+        return self.models / "promotions.json"
+
+    @property
+    def promotions_lock(self) -> Path:
+        """Held by whoever puts another model to use."""
+        return self.models / ".lock"
+
     def model(self, name: str) -> ModelFolder:
         """The folder of the model with this name."""
         return ModelFolder(path=self.models / name)
@@ -393,6 +467,11 @@ class Layout:
     def consumer_log(self) -> Path:
         """Standard output and error of the consumer."""
         return self.state / "consumer.log"
+
+    @property
+    def health_probe(self) -> Path:
+        """Written again and again to see whether, and how fast, the state can be written."""
+        return self.state / "health.json"
 
     @property
     def jobs(self) -> Path:

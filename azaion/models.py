@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from azaion import failpoints
+from azaion import failpoints, promotions
 from azaion import files as durable
 from azaion.errors import AzaionError
 from azaion.layout import Layout, ModelFolder
@@ -22,11 +22,18 @@ _KEY: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
 #: `rename` says so where the name is taken.
 _TAKEN: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 
+#: In place of a name: whichever model is in use.
+ANY: Final = "*"
+
 logger = logging.getLogger(__name__)
 
 
 class ModelError(AzaionError):
     """A model is missing, unreadable or cannot be registered."""
+
+
+class MeanwhileError(ModelError):
+    """Another model has been put to use meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,30 +115,105 @@ def register(
     return Model(name=path.name, path=path, card=whole)
 
 
-def promote(layout: Layout, name: str) -> Model:
+@dataclass(frozen=True, kw_only=True)
+class Why:
+    """Who puts a model to use, and why.
+
+    Attributes:
+        by: the user, or the job.
+        reason: one line.
+        key: for what must not do it twice: the uid of a job.
+    """
+
+    by: str = ""
+    reason: str = ""
+    key: str = ""
+
+
+def promote(layout: Layout, name: str, why: Why = Why(), *, instead_of: str | None = ANY) -> Model:
     """Put a model to use: ``models/azaion.pt`` leads to it from now on, durably.
 
-    Rolling back is promoting an older one. An ``azaion.pt`` that is a file (of the system before this one) is
-    registered as a model of its own first.
+    An ``azaion.pt`` that is a file (of the system before this one) is registered as a model of its own first.
+
+    Args:
+        layout: where the registry lies.
+        name: the model.
+        why: for the history.
+        instead_of: the model that must still be in use, as `current` tells it.
 
     Raises:
         ModelError: there is no such model, or its weights are gone or damaged; what is in use stays so.
+        MeanwhileError: another model is in use than ``instead_of``.
+        PromotionError: the history cannot be read.
     """
+    model = _whole(layout, name)
+    with durable.locked(layout.promotions_lock):
+        now = current(layout)
+        if instead_of not in {ANY, now}:
+            raise MeanwhileError(f"{now or 'nothing'} is in use meanwhile, not {instead_of or 'nothing'}")
+        _use(layout, model, why, now=now, before=now)
+    return model
+
+
+def rollback(layout: Layout, why: Why = Why()) -> Model:
+    """Put the model to use that was before the current one; once more, and it is the one before that.
+
+    Raises:
+        ModelError: nobody knows which one that was, or it is gone or damaged; what is in use stays so.
+        PromotionError: the history cannot be read.
+    """
+    with durable.locked(layout.promotions_lock):
+        known, now = promotions.read(layout), current(layout)
+        name = promotions.before(known, now)
+        if name is None:
+            raise ModelError(
+                f"nobody knows of a model before {now or 'none'}: choose one of `models list` and use `models promote`"
+            )
+        model = _whole(layout, name)
+        earlier = [each for each in known if each.model == name]
+        # The entry that is undone tells nothing any more of what to go back to.
+        _use(layout, model, why, now=now, before=earlier[-1].before if earlier else None)
+    return model
+
+
+def promoted(layout: Layout, key: str) -> bool:
+    """Whether what ``key`` stands for has put a model to use already."""
+    known = promotions.read(layout)
+    # The last entry may tell of what never happened.
+    sure = known if known and known[-1].model == current(layout) else known[:-1]
+    return any(each.key == key for each in sure)
+
+
+def _whole(layout: Layout, name: str) -> Model:
+    """The model of this name, if its weights are those that were registered."""
     model = load(layout, name)
+    if problem := damage(model):
+        raise ModelError(f"{problem}: promote another model")
+    return model
+
+
+def damage(model: Model) -> str:
+    """What is wrong with a model's weights; empty if they are those that were registered."""
     try:
         whole = model.card["weights"]["sha256"] == durable.sha256(model.weights)
     except (OSError, KeyError, TypeError) as error:
-        raise ModelError(f"the weights of {name} cannot be checked: {error}. Promote another model") from error
-    if not whole:
-        raise ModelError(f"the weights of {name} are not those that were registered: promote another model")
+        return f"the weights of {model.name} cannot be checked ({type(error).__name__}: {error})"
+    return "" if whole else f"the weights of {model.name} are not those that were registered"
+
+
+def _use(layout: Layout, model: Model, why: Why, *, now: str | None, before: str | None) -> None:
+    """Switch the link, and write that down first."""
     link = layout.current_model
     if link.is_dir() and not link.is_symlink():
-        raise ModelError(f"{link} is a folder: move it away, then promote {name} again")
+        raise ModelError(f"{link} is a folder: move it away, then promote {model.name} again")
     if link.is_file() and not link.is_symlink():
-        _keep_legacy(layout, link)
+        now = before = _keep_legacy(layout, link).name
+    if model.name != now:
+        entry = promotions.entry(model.name, by=why.by, reason=why.reason, key=why.key, before=before)
+        promotions.add(layout, entry)
+        failpoints.hit("models.noted")
     durable.switch_link(link, f"{model.name}/{model.weights.name}")
     failpoints.hit("models.switched")
-    return model
 
 
 def load(layout: Layout, name: str) -> Model:
@@ -142,7 +224,7 @@ def load(layout: Layout, name: str) -> Model:
     """
     folder = layout.model(name)
     if not _NAME.fullmatch(name) or not folder.path.is_dir():
-        known = ", ".join(_names(layout)) or "none yet"
+        known = ", ".join(names(layout)) or "none yet"
         raise ModelError(f"there is no model {name!r}; there are: {known}")
     try:
         return Model(name=name, path=folder.path, card=durable.read_json(folder.card))
@@ -153,7 +235,7 @@ def load(layout: Layout, name: str) -> Model:
 def load_all(layout: Layout) -> list[Model]:
     """Every model, the oldest first. One whose card cannot be read is left out, and logged."""
     found = []
-    for name in _names(layout):
+    for name in names(layout):
         try:
             found.append(load(layout, name))
         except ModelError as error:
@@ -191,10 +273,10 @@ def _name(temporary: Path, layout: Layout, today: date) -> Path:
     raise AssertionError("there is always a next number")
 
 
-def _keep_legacy(layout: Layout, file: Path) -> None:
+def _keep_legacy(layout: Layout, file: Path) -> Model:
     """Copied, not moved: at no moment is there no model in use."""
     digest = durable.sha256(file)
-    register(
+    return register(
         layout,
         key=f"legacy-{digest[:32]}",
         attempt=1,
@@ -205,7 +287,7 @@ def _keep_legacy(layout: Layout, file: Path) -> None:
     )
 
 
-def _names(layout: Layout) -> list[str]:
+def names(layout: Layout) -> list[str]:
     """The names of the models there are, the oldest first."""
     paths = layout.models.iterdir() if layout.models.is_dir() else ()
     matches = [match for path in paths if path.is_dir() and (match := _NAME.fullmatch(path.name))]

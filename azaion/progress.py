@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
     CHECKPOINT = 80
     OOM_GPU = 81
     OOM_RAM = 82
+    PARITY = 83
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -296,6 +296,12 @@ class Daemon:
             default=layout.default_declarations,
         ),
     )
+    http_port: Port | None = field(
+        metadata=_variable(
+            "AZAION_HTTP_PORT",
+            "Port of this host (127.0.0.1) for metrics and health, to look only; default: none.",
+        ),
+    )
     admin_group: Group | None = field(
         metadata=_variable("AZAION_ADMIN_GROUP", "Group whose members may change things; default: only the owner."),
     )
@@ -341,8 +347,15 @@ class Retention:
     log_mb: Positive = field(
         metadata=_variable(
             "RETENTION_LOG_MB",
-            "A log of more megabytes is large; one that is being written is cut when it is ten times as large.",
+            "A log of more megabytes is large.",
             default="100",
+        ),
+    )
+    log_limit_mb: Count = field(
+        metadata=_variable(
+            "RETENTION_LOG_LIMIT_MB",
+            "Megabytes that a log may take while it is being written; then its middle is cut out. 0: no limit.",
+            default="256",
         ),
     )
     dataset_days: Days = field(

@@ -19,6 +19,7 @@ from supervisor.control.client import UnreachableError
 MODULES: Final = MappingProxyType(
     {
         "status": "status",
+        "top": "top",
         "submit-train": "submit",
         "submit": "submit",
         "list": "jobs",
@@ -32,15 +33,20 @@ MODULES: Final = MappingProxyType(
         "release": "jobs",
         "retry": "jobs",
         "priority": "jobs",
+        "report": "report",
         "maintenance": "maintenance",
+        "health": "health",
+        "alerts": "alerts",
         "services": "services",
         "service": "services",
         "consumer": "consumer",
         "annotations": "annotations",
+        "models": "models",
         "quarantine": "quarantine",
         "retention": "retention",
         "preflight": "preflight",
         "config": "config",
+        "doctor": "doctor",
     },
 )
 

@@ -15,12 +15,21 @@ import structlog
 from azaion import __version__, config, declarations, files
 from azaion.config import Config, LauncherName
 from azaion.declarations import Declarations
+from azaion.environment import resolve
 from azaion.errors import AzaionError
+from azaion.logs import secrets
+from azaion.redaction import Redaction
 from supervisor import processes
+from supervisor.alerts.room import AlertRoom
+from supervisor.alerts.sender import Sender
 from supervisor.consumer import ConsumerRoom
 from supervisor.control.server import Server
 from supervisor.errors import SupervisorError
 from supervisor.gpus import Probe
+from supervisor.health.machine import Loop
+from supervisor.health.room import HealthRoom
+from supervisor.health.table import Watched, checks
+from supervisor.history import HistoryRoom
 from supervisor.jobs.gate import Gate
 from supervisor.jobs.launchers import ForkLauncher, Launcher, in_container, refuse_under_systemd
 from supervisor.jobs.preflight import floors_of
@@ -58,7 +67,8 @@ def main() -> None:
     except OSError as error:
         # Not the configuration's fault, so that another start may help.
         _give_up([SupervisorError(f"the state folder cannot be written: {error}; make room on its disk")])
-    configure(settings.daemon.log_format)
+    hidden = secrets(settings, declared, environment=os.environ, env_file=Path(".env"))
+    configure(settings.daemon.log_format, Redaction(hidden))
     try:
         with files.locked(settings.layout.daemon_lock, wait=False):
             asyncio.run(serve(settings, launcher, declared))
@@ -144,6 +154,26 @@ async def serve(settings: Config, launcher: Launcher, declared: Declarations) ->
         )
         consumer = ConsumerRoom(settings, store.note)
         retention = RetentionRoom(settings, store)
+        loop_lag = Loop()
+        watched = Watched(
+            settings=settings,
+            store=store,
+            runner=runner,
+            consumer=consumer,
+            units=units,
+            probe=probe,
+            loop=loop_lag,
+        )
+        health = HealthRoom(checks(watched, declared.health.checks), loop_lag, store.mutes)
+        history = HistoryRoom(store=store, consumer=consumer, probe=probe, devices=machine.devices)
+        alerts = AlertRoom(
+            declared.alerts,
+            store,
+            health.findings,
+            runner.alerts,
+            Sender(lambda secret: resolve(secret, os.environ, Path(".env"))),
+        )
+        health.listen(alerts.poke)
         server = Server(
             config=settings,
             store=store,
@@ -152,6 +182,10 @@ async def serve(settings: Config, launcher: Launcher, declared: Declarations) ->
             retention=retention,
             probe=probe,
             units=units,
+            health=health,
+            history=history,
+            alerts=alerts,
+            loop=loop_lag,
         )
         store.note("daemon-started", f"azaion {__version__}, pid {os.getpid()}")
         _log.info("started", version=__version__, pid=os.getpid(), state=str(settings.layout.state))
@@ -164,6 +198,9 @@ async def serve(settings: Config, launcher: Launcher, declared: Declarations) ->
             units.run(),
             server.run(),
             retention.run(),
+            health.run(),
+            history.run(),
+            alerts.run(),
         ]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(room) for room in rooms]

@@ -6,12 +6,13 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +31,10 @@ _SILENCE_S: Final = 60.0
 #: What the child needs of our environment to find itself and the library. No secret is among it.
 _ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
 _PROC: Final = Path("/proc")
+_KERNEL_LOG: Final = Path("/dev/kmsg")
+_RECORD_BYTES: Final = 8192
+#: Priority, number, microseconds since boot; and what the driver says.
+_XID: Final = re.compile(rb"^\d+,\d+,(\d+),[^;]*;NVRM: Xid \(PCI:([0-9a-fA-F:]+)\): (\d+), *([^\n]{0,80})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,20 @@ class Tenant:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Xid:
+    """A fault that the driver has reported to the kernel's log.
+
+    Attributes:
+        age_s: how long ago, in seconds.
+        text: the rest of the driver's line.
+    """
+
+    number: int
+    age_s: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gpu:
     """One GPU.
 
@@ -57,6 +76,13 @@ class Gpu:
         total: bytes of its memory; None if it does not tell.
         free: bytes of it that nobody has.
         problem: why no run can use it; empty if one can.
+        temperature: in degrees Celsius; None if it does not tell.
+        busy_percent: of the last moments, in percent; None if it does not tell.
+        slowed: why the hardware slows itself down, in words.
+        ecc_errors: uncorrected ones since the driver was loaded; None if it counts none.
+        remapping_pending: whether it needs a reset to take damaged memory out of use.
+        remapping_failed: whether it has no memory left to replace what is damaged.
+        xids: what the driver has reported since the machine started, if the kernel's log may be read.
     """
 
     number: int
@@ -65,6 +91,13 @@ class Gpu:
     free: int | None = None
     tenants: tuple[Tenant, ...] = ()
     problem: str = ""
+    temperature: int | None = None
+    busy_percent: int | None = None
+    slowed: tuple[str, ...] = ()
+    ecc_errors: int | None = None
+    remapping_pending: bool = False
+    remapping_failed: bool = False
+    xids: tuple[Xid, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,10 +226,11 @@ def _ask() -> Reading:
         count = nvml.nvmlDeviceGetCount()
     except nvml.NVMLError as error:
         return Reading(problem=f"the NVIDIA driver cannot be used: {error}")
-    return Reading(gpus=tuple(_gpu(nvml, number) for number in range(count)))
+    faults = xids()
+    return Reading(gpus=tuple(_gpu(nvml, number, faults) for number in range(count)))
 
 
-def _gpu(nvml: Any, number: int) -> Gpu:
+def _gpu(nvml: Any, number: int, faults: Mapping[str, Sequence[Xid]]) -> Gpu:
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(number)
         name = nvml.nvmlDeviceGetName(handle)
@@ -204,10 +238,78 @@ def _gpu(nvml: Any, number: int) -> Gpu:
             memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         except nvml.NVMLError_NotSupported:
             # It shares the machine's memory.
-            return Gpu(number=number, name=name)
-        return Gpu(number=number, name=name, total=memory.total, free=memory.free, tenants=_tenants(nvml, handle))
+            return replace(_condition(nvml, handle, faults), number=number, name=name)
+        return replace(
+            _condition(nvml, handle, faults),
+            number=number,
+            name=name,
+            total=memory.total,
+            free=memory.free,
+            tenants=_tenants(nvml, handle),
+        )
     except nvml.NVMLError as error:
         return Gpu(number=number, problem=str(error))
+
+
+def _condition(nvml: Any, handle: Any, faults: Mapping[str, Sequence[Xid]]) -> Gpu:
+    """How a GPU is. What it or its driver cannot tell is left out."""
+
+    def told(ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except nvml.NVMLError_GpuIsLost:
+            raise
+        except nvml.NVMLError:
+            # Old drivers and small cards know little, and that keeps no job from running.
+            return None
+
+    uncorrected, volatile = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+    reasons = told(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)) or 0
+    remapped = told(lambda: nvml.nvmlDeviceGetRemappedRows(handle)) or (0, 0, 0, 0)
+    place = told(lambda: nvml.nvmlDeviceGetPciInfo(handle))
+    return Gpu(
+        number=0,
+        temperature=told(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+        busy_percent=told(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+        slowed=tuple(
+            word
+            for word, mask in (
+                ("heat", nvml.nvmlClocksEventReasonHwThermalSlowdown | nvml.nvmlClocksEventReasonSwThermalSlowdown),
+                ("power brake", nvml.nvmlClocksEventReasonHwPowerBrakeSlowdown),
+            )
+            if reasons & mask
+        ),
+        ecc_errors=told(lambda: nvml.nvmlDeviceGetTotalEccErrors(handle, uncorrected, volatile)),
+        remapping_pending=bool(remapped[2]),
+        remapping_failed=bool(remapped[3]),
+        xids=tuple(faults.get(f"{place.domain:04x}:{place.bus:02x}:{place.device:02x}", ()) if place else ()),
+    )
+
+
+def xids(log: Path = _KERNEL_LOG) -> dict[str, list[Xid]]:
+    """The faults in the kernel's log, by the GPU's place on the PCI bus; none where we may not read it."""
+    found: dict[str, list[Xid]] = {}
+    try:
+        descriptor = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return found
+    now = time.clock_gettime(time.CLOCK_MONOTONIC)
+    try:
+        # One record a read, until there is none (EAGAIN); EPIPE tells that the oldest were overwritten meanwhile.
+        while True:
+            try:
+                record = os.read(descriptor, _RECORD_BYTES)
+            except BrokenPipeError:
+                continue
+            if not record:
+                return found
+            if (told := _XID.search(record)) is not None:
+                fault = Xid(number=int(told[3]), age_s=now - int(told[1]) / 1e6, text=told[4].decode(errors="replace"))
+                found.setdefault(told[2].decode().lower(), []).append(fault)
+    except OSError:
+        return found
+    finally:
+        os.close(descriptor)
 
 
 def _tenants(nvml: Any, handle: Any) -> tuple[Tenant, ...]:

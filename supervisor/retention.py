@@ -319,8 +319,8 @@ class RetentionRoom:
     def _measured(self, thing: Thing) -> Thing:
         """With what it takes of the disk, and what of that is free again when it is gone."""
         if thing.kind is Kind.LOG:
-            tail = rules.kept_length(thing.size, live=thing.since is None, rules=self._rules)
-            return replace(thing, frees=thing.size - tail)
+            left = rules.kept(self._rules, live=thing.since is None)
+            return replace(thing, frees=max(0, thing.size - left.head - left.tail))
         size = frees = 0
         for told in self._walk(thing.path):
             size += told.st_blocks * 512
@@ -440,9 +440,17 @@ class RetentionRoom:
 
     async def _cut_if_due(self, thing: Thing, *, low: bool) -> None:
         verdict = rules.judge(thing, self._rules, self._clock(), low=low)
-        if verdict.action is Action.CUT:
-            with suppress(FileNotFoundError):
-                await self._cut(thing, "azaiond", verdict.reason)
+        if verdict.action is not Action.CUT:
+            return
+        try:
+            await self._cut(thing, "azaiond", verdict.reason)
+        except FileNotFoundError:
+            return
+        except RetentionError as error:
+            # It stays so for as long as the run writes, and the other logs are looked at all the same.
+            if thing.path not in self._told:
+                self._told.add(thing.path)
+                _log.warning("log not cut", path=str(thing.path), reason=str(error))
 
     async def _cut(self, thing: Thing, actor: str, reason: str) -> int:
         freed = await asyncio.to_thread(self._cut_now, thing)
@@ -453,12 +461,15 @@ class RetentionRoom:
         return freed
 
     def _cut_now(self, thing: Thing) -> int:
-        """Give back all but the end of a log. Whoever writes it goes on without noticing."""
-        size = thing.path.lstat().st_size
-        tail = rules.kept_length(size, live=thing.since is None, rules=self._rules)
+        """Give back the middle of a log. Whoever writes it goes on without noticing."""
+        left = rules.kept(self._rules, live=thing.since is None)
+        start = -(-left.head // _BLOCK) * _BLOCK
+        end = (thing.path.lstat().st_size - left.tail) // _BLOCK * _BLOCK
+        if end <= start:
+            return 0
         before = _allocated(thing.path)
         try:
-            files.give_back(thing.path, (size - tail) // _BLOCK * _BLOCK)
+            files.give_back(thing.path, end - start, start)
         except OSError as error:
             if error.errno in {errno.EOPNOTSUPP, errno.ENOSYS}:
                 raise RetentionError("its filesystem cannot give back a part of a file") from None

@@ -7,6 +7,7 @@ import pytest
 
 from tests.brokers import Broker, broker
 from tests.installations import Installation, installation
+from tests.trained_models import Trained, train
 
 # A busy machine is no failure; one that is, is printed so that it can be replayed.
 hypothesis.settings.register_profile("house", deadline=None, print_blob=True)
@@ -38,3 +39,9 @@ def own_rabbit() -> Iterator[Broker]:
     """A RabbitMQ that the test may kill. One with options of its own: `with tests.brokers.broker(...)`."""
     with broker() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """One tiny training (some 15 s) for all tests of what comes after it; nobody writes into it."""
+    return train(tmp_path_factory.mktemp("trained") / "world")

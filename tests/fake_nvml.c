@@ -1,6 +1,7 @@
 /* A libnvidia-ml.so.1 for tests. What it tells is read at each call from the file `state` beside it: lines of a key
  * and a number. Of the library as a whole: `count`, `nodriver`, `hang`, `crash`. Of device N: `lost.N`, `total_mb.N`,
- * `free_mb.N`, and of the K-th process on it `pid.N.K`, `pid_mb.N.K`.
+ * `free_mb.N`, `temperature.N`, `busy.N` (percent), `ecc.N`, `reasons.N` (for clocks), `remapping.N` (1 pending, 2 failed), and of the K-th
+ * process on it `pid.N.K`, `pid_mb.N.K`. Device N is at PCI 0000:NN:00.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -103,5 +104,47 @@ int nvmlDeviceGetComputeRunningProcesses_v3(Device device, unsigned *count, stru
             .pid = (unsigned)at("pid", device, (int)place),
             .used = (unsigned long long)at("pid_mb", device, (int)place) << 20,
         };
+    return look(device);
+}
+
+int nvmlDeviceGetTemperature(Device device, int sensor, unsigned *celsius) {
+    (void)sensor;
+    *celsius = (unsigned)of("temperature", device, 40);
+    return look(device);
+}
+
+int nvmlDeviceGetUtilizationRates(Device device, unsigned rates[2]) {
+    rates[0] = (unsigned)of("busy", device, 0);
+    rates[1] = 0;
+    return look(device);
+}
+
+int nvmlDeviceGetTotalEccErrors(Device device, int type, int counter, unsigned long long *count) {
+    (void)type, (void)counter;
+    *count = (unsigned long long)of("ecc", device, 0);
+    return look(device);
+}
+
+int nvmlDeviceGetCurrentClocksThrottleReasons(Device device, unsigned long long *reasons) {
+    *reasons = (unsigned long long)of("reasons", device, 0);
+    return look(device);
+}
+
+int nvmlDeviceGetRemappedRows(Device device, unsigned *corrected, unsigned *not, unsigned *pending, unsigned *failed) {
+    *corrected = *not = 0;
+    *pending = of("remapping", device, 0) == 1;
+    *failed = of("remapping", device, 0) == 2;
+    return look(device);
+}
+
+struct place {
+    char legacy[16];
+    unsigned domain, bus, device, id, subsystem;
+    char name[32];
+};
+
+int nvmlDeviceGetPciInfo_v3(Device device, struct place *place) {
+    memset(place, 0, sizeof *place);
+    place->bus = (unsigned)(long)device - 1;
     return look(device);
 }

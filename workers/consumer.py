@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from azaion import config
+from azaion import config, logs
 from azaion.annotations.consumer import Consumer
 from azaion.annotations.sources import SpoolSource
 from azaion.annotations.spool import Spool
@@ -23,6 +23,7 @@ from azaion.annotations.stream import Source
 from azaion.config import Config, ConfigError
 from azaion.config import Source as SourceName
 from azaion.errors import AzaionError
+from azaion.redaction import Redaction
 
 EX_CONFIG: Final = 78
 
@@ -35,16 +36,11 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the rendered config.yaml")
     parser.add_argument("--parent-pipe", action="store_true", help="end when standard input does")
     arguments = parser.parse_args()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    renderer = structlog.processors.LogfmtRenderer()
+    logs.configure(renderer, Redaction())
     try:
         settings = config.load(arguments.config)
+        logs.configure(renderer, Redaction(logs.secrets(settings, environment=os.environ, env_file=Path(".env"))))
         config.check_root(settings)
         source = source_of(settings)
     except (AzaionError, OSError) as error:

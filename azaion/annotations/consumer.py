@@ -24,6 +24,8 @@ from azaion.layout import Layout
 #: Over how long the rate is counted.
 _RATE_S: Final = 60.0
 _TELL_S: Final = 1.0
+#: It tells at least this often that it lives.
+_ALIVE_S: Final = 15.0
 _SOON_S: Final = 0.05
 _LOCK_S: Final = 0.1
 _BEGINNING: Final = Position(0, 0)
@@ -296,6 +298,7 @@ class Consumer:
 
     async def _tell_regularly(self) -> None:
         trouble = None
+        told = self._began
         while not self._stop.is_set():
             starting = self._shown is ConsumerState.STARTING
             if starting and self._source.trouble is not None and time.monotonic() - self._began < _TELL_S:
@@ -306,7 +309,9 @@ class Consumer:
             # It grows though nothing is committed, as while a dataset is taken.
             self._lag = await self._source.lag(self._position or _BEGINNING)
             # The rate of the last minute goes down though nothing comes.
-            if self._dirty or self._recent or self._source.trouble != trouble or self._lag != lag:
+            changed = self._dirty or self._recent or self._source.trouble != trouble or self._lag != lag
+            if changed or time.monotonic() - told >= _ALIVE_S:
+                told = time.monotonic()
                 self._dirty = False
                 trouble = self._source.trouble
                 self._tell()

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -130,11 +130,11 @@ def load_manifest(snapshot: Snapshot) -> dict[str, Any] | None:
         return None
 
 
-def view(snapshot: Snapshot, target: Path) -> Path:
+def view(snapshot: Snapshot, target: Path, wanted: Collection[Split] = tuple(Split)) -> Path:
     """Make ``target`` anew as a view of the snapshot that a trainer may write into, and return its ``data.yaml``.
 
     Images are linked (symbolically where the filesystem allows no hard link), labels copied. Whatever the trainer puts
-    beside them, and whatever label it rewrites, stays in the view.
+    beside them, and whatever label it rewrites, stays in the view. Only the ``wanted`` sides are in it.
 
     Raises:
         DatasetError: the snapshot is damaged.
@@ -151,6 +151,8 @@ def view(snapshot: Snapshot, target: Path) -> Path:
     try:
         for row in _rows(snapshot):
             first, _, rest = row.path.partition("/")
+            if first not in wanted:
+                continue
             if rest.startswith("images/"):
                 _link(f"{snapshot_path}/{row.path}", f"{target}/{row.path}")
                 splits[Split(first)] += 1

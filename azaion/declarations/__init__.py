@@ -1,17 +1,20 @@
 """The user's own ``azaion.yaml``: what has more structure than a variable can hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from azaion import yaml_file
-from azaion.declarations import services
+from azaion.declarations import alerts, gate, health, services
+from azaion.declarations.alerts import AlertsDeclaration
+from azaion.declarations.gate import GateDeclaration
+from azaion.declarations.health import HealthDeclaration
 from azaion.declarations.services import Declaration
 from azaion.declarations.values import unknown
 from azaion.settings import ConfigError
 
-_SECTIONS: Final = ("services",)
-_ADVICE: Final = "Mend it there; docs/services.md shows every key."
+_SECTIONS: Final = ("services", "health", "alerts", "gate")
+_ADVICE: Final = "Mend it there; docs/services.md, docs/health.md, docs/alerts.md and docs/models.md show every key."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +23,15 @@ class Declarations:
 
     Attributes:
         services: each after those that it comes after.
+        health: how each check looks.
+        alerts: who is told when something is not.
+        gate: when a new model may take over by itself.
     """
 
     services: tuple[Declaration, ...] = ()
+    health: HealthDeclaration = field(default_factory=HealthDeclaration)
+    alerts: AlertsDeclaration = field(default_factory=AlertsDeclaration)
+    gate: GateDeclaration = field(default_factory=GateDeclaration)
 
 
 def read(path: Path, *, required: bool) -> Declarations:
@@ -47,6 +56,9 @@ def read(path: Path, *, required: bool) -> Declarations:
     problems = list(unknown(document, _SECTIONS, ""))
     found = Declarations(
         services=services.section(document.get("services") or {}, problems),
+        health=health.section(document.get("health") or {}, problems),
+        alerts=alerts.section(document.get("alerts") or {}, problems),
+        gate=gate.section(document.get("gate") or {}, problems),
     )
     if problems:
         raise ConfigError(headline, problems, _ADVICE)

@@ -52,20 +52,36 @@ def _list(arguments: argparse.Namespace) -> int:
     if arguments.json:
         text.put_json(jobs)
         return 0
+    folded = not arguments.state
     rows = [["ID", "STATE", "KIND", "NAME", "AGE", "DETAIL"]]
     rows += [
         [
-            str(job["id"]),
+            str(job["chain"][0] if folded and job["chain"] else job["id"]),
             job["state"],
-            job["kind"],
+            f"{job['kind']} {_step(job)}" if job["chain"] else job["kind"],
             text.cut(job["name"], 30),
             text.since(job["created"]),
             text.cut(_detail(job), 60),
         ]
-        for job in jobs
+        for job in (_folded(jobs) if folded else jobs)
     ]
     print(text.table(rows) if jobs else "no jobs")
     return 0
+
+
+def _folded(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One job of each chain: the one that it has come to, in the place of the first of them that is listed."""
+    shown: dict[int, dict[str, Any]] = {}
+    for job in jobs:
+        first = job["chain"][0] if job["chain"] else job["id"]
+        # Whatever follows one that has not succeeded waits for it, or has been cancelled with it.
+        if first not in shown or shown[first]["state"] == "succeeded":
+            shown[first] = job
+    return list(shown.values())
+
+
+def _step(job: dict[str, Any]) -> str:
+    return f"{job['chain'].index(job['id']) + 1}/{len(job['chain'])}"
 
 
 def _detail(job: dict[str, Any]) -> str:
@@ -82,6 +98,7 @@ def _show(arguments: argparse.Namespace) -> int:
         "state": job["state"] + (f"  ({job['cause']})" if job["cause"] else ""),
         "reason": job["reason"],
         "after": f"job {job['after']}" if job["after"] else None,
+        "chain": f"{_step(job)} of jobs {', '.join(map(str, job['chain']))}" if job["chain"] else None,
         "begins": job["begins"],
         "retry of": f"job {job['retry_of']}" if job["retry_of"] else None,
         "owner": job["owner"],
@@ -129,7 +146,10 @@ def _cancel(arguments: argparse.Namespace) -> int:
     client = Client(find_socket(arguments.socket))
     if sys.stdin.isatty() and not (arguments.yes or arguments.json):
         job = client.get(f"/v1/jobs/{arguments.id}")
-        question = f"{job['state']} {job['kind']} {job['id']}, {text.cut(job['name'], 60)}: cancel it? [y/N] "
+        whole = (
+            f" and what follows it ({', '.join(map(str, job['chain'][1:]))})" if job["chain"][:1] == [job["id"]] else ""
+        )
+        question = f"{job['state']} {job['kind']} {job['id']}, {text.cut(job['name'], 60)}: cancel it{whole}? [y/N] "
         if not text.confirmed(question):
             print("left alone")
             return 1

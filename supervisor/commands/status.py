@@ -1,14 +1,16 @@
 """``azaionctl status``: the one screen."""
 
 import argparse
-from typing import Any
+from typing import Any, Final
 
-from supervisor.commands import services, text
+from supervisor.commands import health, services, text
 from supervisor.control.client import Client, find_socket
 
 _COLUMNS = 80
 #: Of a waiting job's name: the reason why it waits matters more.
 _NAME = 24
+#: So many of what is not well; `health` shows all.
+_TROUBLES: Final = 3
 #: So many of those that wait; `list` shows all.
 _WAITING = 20
 
@@ -34,16 +36,16 @@ def screen(status: dict[str, Any]) -> str:
     """The screen, at most 80 columns wide."""
     daemon, jobs = status["daemon"], status["jobs"]
     lines = [
-        f"azaion {daemon['version']}   up {text.duration(daemon['uptime_s'])}   pid {daemon['pid']}",
-        "",
+        *(health_lines(status["health"]) if "health" in status else []),
+        *_maintenance(status["maintenance"]),
+        *(_alert(alert) for alert in status.get("alerts", [])),
+        f"azaion    {daemon['version']}, up {text.duration(daemon['uptime_s'])}, pid {daemon['pid']}",
         *_consumer(status["consumer"]),
         *(f"device    {entry['device']}: {_lease(entry)}" for entry in status["gpus"]),
         *(f"          {entry['device']}: {entry['problem']}" for entry in status["gpus"] if entry.get("problem")),
         *(f"disk      {disk['path']}: {_space(disk)}" for disk in status["disk"]),
         *(f"service   {services.line(record)}" for record in status.get("services", [])),
         f"model     {status['models']['current'] or 'none yet'}",
-        *_maintenance(status["maintenance"]),
-        *(_alert(alert) for alert in status.get("alerts", [])),
         f"jobs      {_counts(status['jobs']['counts'])}",
     ]
     for job in jobs["active"]:
@@ -58,6 +60,23 @@ def screen(status: dict[str, Any]) -> str:
         if (more := jobs["counts"]["queued"] + jobs["counts"]["held"] - _WAITING) > 0:
             lines.append(f"  and {more} more; azaionctl list shows them all")
     return "\n".join(text.cut(line, _COLUMNS) for line in lines)
+
+
+def health_lines(told: dict[str, Any]) -> list[str]:
+    """The verdict, or the worst of what is not well, each with what to do."""
+    bothering = [each for each in told["findings"] if each["verdict"] != "ok" and each["mute"] is None]
+    bothering.sort(key=lambda each: health.RANKS[each["verdict"]])
+    lines = []
+    for finding in bothering[:_TROUBLES]:
+        lines.append(f"{health.shout(finding['verdict'])} {health.title(finding)}: {finding['text']}")
+        lines += [f"-> {finding['advice']}"] if finding["advice"] else []
+    if not bothering:
+        muted = sum(each["mute"] is not None for each in told["findings"])
+        nothing = "" if told["findings"] else ": nothing has been looked at yet"
+        lines = [f"{told['verdict']}{nothing}" + (f" ({muted} muted)" if muted else "")]
+    if (more := len(bothering) - _TROUBLES) > 0:
+        lines.append(f"and {more} more; azaionctl health shows them all")
+    return [f"{'health' if place == 0 else '':<10}{line}" for place, line in enumerate(lines)]
 
 
 def _consumer(consumer: dict[str, Any]) -> list[str]:
@@ -99,5 +118,7 @@ def _lease(entry: dict[str, Any]) -> str:
 def _alert(alert: dict[str, Any]) -> str:
     if alert.get("service"):
         return f"alert     service {alert['service']} has failed {text.since(alert['since'])} ago: {alert['text']}"
+    if alert.get("channel"):
+        return f"alert     channel {alert['channel']} takes no messages; azaionctl alerts says why"
     who = "nothing has started for" if alert["job"] is None else f"job {alert['job']} has waited"
     return f"alert     {who} {text.since(alert['since'])}: {alert['text']}"

@@ -19,6 +19,9 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 #: What of the caller's environment a command needs to find its programs.
 _CARRIED: Final = ("PATH", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
 
+#: What follows a training unless somebody says no.
+_STEPS: Final = ("evaluate", "export")
+
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``submit-train`` and ``submit``."""
@@ -42,6 +45,13 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         dest="overrides",
         help="any other training argument of ultralytics, e.g. --set lr0=0.005 (repeatable)",
     )
+    train.add_argument(
+        "--no-evaluate",
+        action="store_const",
+        const="evaluate",
+        help="do not hold the model against the one in use: it takes over when it is there",
+    )
+    train.add_argument("--no-export", action="store_const", const="export", help="do not export the model to ONNX")
     train.set_defaults(run=_train)
     command = commands.add_parser(
         "submit",
@@ -161,7 +171,9 @@ def _train(arguments: argparse.Namespace) -> int:
     if "model" in body and "/" in body["model"]:
         # The daemon has another working folder.
         body["model"] = str(Path(body["model"]).absolute())
-    body |= {"kind": "train", "overrides": overrides, "priority": arguments.priority, **_scheduling(arguments)}
+    then = [step for step in _STEPS if step not in {arguments.no_evaluate, arguments.no_export}]
+    body |= {"kind": "train", "then": then, "overrides": overrides, "priority": arguments.priority}
+    body |= _scheduling(arguments)
     return _submit(arguments, body)
 
 
@@ -193,9 +205,12 @@ def _submit(arguments: argparse.Namespace, body: dict[str, Any]) -> int:
             print(f"job {job['id']}")
         return follow(client, job["id"], as_json=arguments.json)
     if arguments.json:
-        text.put_json({"id": job["id"], "chain": [job["id"]]} if body["kind"] == "train" else job)
+        text.put_json({"id": job["id"], "chain": job["chain"] or [job["id"]]} if body["kind"] == "train" else job)
     else:
         print(job["id"])
+        if job["chain"]:
+            steps = ", ".join(map(str, job["chain"][1:]))
+            print(f"what follows it: {steps}; `azaionctl cancel {job['id']}` cancels all of them", file=sys.stderr)
         if (waiting := job["maintenance"]) is not None:
             print(f"it waits for the end of the {waiting}", file=sys.stderr)
     return 0

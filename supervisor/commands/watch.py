@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,7 +54,20 @@ def _wait(arguments: argparse.Namespace) -> int:
 
 
 def follow(client: Client, number: int, *, as_json: bool) -> int:
-    """Follow a job to its end, through restarts of the daemon; returns the exit code that tells its outcome."""
+    """Follow a job to its end, through restarts of the daemon; returns the exit code that tells its outcome.
+
+    The first of a chain stands for all of it: each is followed until one does not succeed.
+    """
+    job = _end(client, number, as_json=as_json)
+    for later in job["chain"][1:] if job["chain"][:1] == [number] else []:
+        if job["state"] != "succeeded":
+            break
+        job = _end(client, later, as_json=as_json)
+    return OUTCOMES[job["state"]]
+
+
+def _end(client: Client, number: int, *, as_json: bool) -> dict[str, Any]:
+    """Wait until a job has ended, and say how it has."""
     if as_json or not sys.stderr.isatty():
         job = _patiently(client, number, 30.0)
         while job["state"] not in OUTCOMES:
@@ -64,8 +78,9 @@ def follow(client: Client, number: int, *, as_json: bool) -> int:
         text.put_json(job)
     else:
         why = f": {job['reason']}" if job["reason"] else ""
-        print(f"job {number} {job['state']}{why}")
-    return OUTCOMES[job["state"]]
+        kind = f" ({job['kind']})" if job["chain"] else ""
+        print(f"job {number}{kind} {job['state']}{why}")
+    return job
 
 
 def _patiently(client: Client, number: int, limit: float) -> dict[str, Any]:
@@ -115,7 +130,9 @@ def _logs(arguments: argparse.Namespace) -> int:
     client = Client(find_socket(arguments.socket))
     query: dict[str, Any] = {"attempt": arguments.attempt} if arguments.attempt is not None else {}
     if arguments.follow:
-        query["follow"] = 1
+        for record in _records(client, arguments.id, query):
+            _print_record(record, arguments.id, as_json=arguments.json)
+        return 0
     for data in client.pieces(f"/v1/jobs/{arguments.id}/log", query):
         if arguments.json:
             text.put_json({"job": arguments.id, "log": data.decode(errors="replace")})
@@ -123,6 +140,39 @@ def _logs(arguments: argparse.Namespace) -> int:
             sys.stdout.buffer.write(data)
         sys.stdout.flush()
     return 0
+
+
+def _records(client: Client, number: int, query: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a job prints, and what happens to it, to its end; through restarts of the daemon."""
+    position: dict[str, Any] = {}
+    lost: float | None = None
+    while True:
+        try:
+            for line in client.lines(f"/v1/jobs/{number}/log", {"follow": 1} | query | position):
+                record, lost = json.loads(line), None
+                position = {"attempt": record["attempt"], "offset": record["offset"]}
+                if record.get("log") != "":
+                    yield record
+            if client.get(f"/v1/jobs/{number}")["state"] in OUTCOMES:
+                return
+        except UnreachableError:
+            # A daemon that was there is waited for.
+            lost = time.monotonic() if lost is None else lost
+            if not position or time.monotonic() - lost > PATIENCE_S:
+                raise
+        time.sleep(_AGAIN_S)
+
+
+def _print_record(record: dict[str, Any], number: int, *, as_json: bool) -> None:
+    if as_json:
+        if "log" in record:
+            record["log"] = record["log"].encode(errors="surrogateescape").decode(errors="replace")
+        text.put_json({"job": number, **record})
+    elif "note" in record:
+        sys.stdout.buffer.write(f"[azaion: {text.cut(record['note'], 300)}]\n".encode())
+    else:
+        sys.stdout.buffer.write(record["log"].encode(errors="surrogateescape"))
+    sys.stdout.flush()
 
 
 def _events(arguments: argparse.Namespace) -> int:
@@ -150,7 +200,10 @@ def _print_event(event: dict[str, Any], *, as_json: bool) -> None:
     else:
         job = f"job {event['job']}" if event["job"] is not None else ""
         who = event["actor"] + (f", uid {event['uid']}" if event["uid"] is not None else "")
-        print(f"{event['time']}  {job:<9} {event['type']:<18} {text.cut(event['text'], 200)}  ({who})")
+        line = f"{event['time']}  {job:<9} {event['type']:<18} {text.cut(event['text'], 200)}  ({who})"
+        # Whoever works at this terminal is to see and hear it.
+        loud = event["type"] == "alert-raised" and sys.stdout.isatty()
+        print(f"\a\x1b[1;7m{line}\x1b[0m" if loud else line)
 
 
 def _since(given: str) -> float:

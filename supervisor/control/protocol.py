@@ -54,7 +54,9 @@ def _attempt_record(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def job_record(job: Job, *, waits: str | None = None, progress: dict[str, Any] | None = None) -> dict[str, Any]:
+def job_record(
+    job: Job, *, chain: Sequence[int] = (), waits: str | None = None, progress: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """A job as ``list --json`` prints it; ``show --json`` adds its attempts."""
     told = progress or {}
     return {
@@ -67,6 +69,7 @@ def job_record(job: Job, *, waits: str | None = None, progress: dict[str, Any] |
         "priority": job.priority,
         "key": job.key,
         "after": job.after,
+        "chain": list(chain),
         "begins": stamp(job.begins) if job.begins else None,
         "retry_of": job.retry_of,
         "owner": job.owner,
@@ -117,6 +120,8 @@ def device_record(device: str, job: int | None, reading: Reading | None) -> dict
         "name": gpu.name if gpu is not None else "",
         "total": gpu.total if gpu is not None else None,
         "free": gpu.free if gpu is not None else None,
+        "celsius": gpu.temperature if gpu is not None else None,
+        "busy_percent": gpu.busy_percent if gpu is not None else None,
         "processes": [asdict(tenant) for tenant in gpu.tenants] if gpu is not None else [],
         "problem": problem,
     }

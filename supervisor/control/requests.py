@@ -1,6 +1,6 @@
 """What clients may ask for, checked before anything happens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -10,10 +10,25 @@ import msgspec
 from azaion.config import Config
 from azaion.layout import Layout
 from supervisor.jobs.events import EventFilter
-from supervisor.jobs.model import TERMINAL, Job, JobError, Kind, Limits, Maintenance, Needs, State, Submission
+from supervisor.jobs.model import (
+    FIRST_OF_CHAIN,
+    TERMINAL,
+    Job,
+    JobError,
+    Kind,
+    Limits,
+    Maintenance,
+    Needs,
+    State,
+    Submission,
+)
 
 #: How often a training may fail by its own code without a new epoch in between.
 TRAIN_ATTEMPTS: Final = 3
+#: The same for what follows a training.
+STEP_ATTEMPTS: Final = 3
+#: What can follow a training, in this order.
+STEPS: Final = (Kind.EVALUATE, Kind.EXPORT)
 
 _Request = TypeVar("_Request")
 
@@ -70,6 +85,7 @@ class TrainRequest(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind",
     save_period: Annotated[int, msgspec.Meta(ge=-1)] | None = None
     workers: Annotated[int, msgspec.Meta(ge=0, le=256)] | None = None
     dataset: _Name | None = None
+    then: tuple[Literal["evaluate", "export"], ...] = ()
     overrides: dict[_Name, Any] = {}
     name: _Name | None = None
     priority: _Priority = 0
@@ -138,18 +154,29 @@ def priority(body: bytes) -> int:
     return _read(_Change, body).priority
 
 
-def again(job: Job, owner: str) -> Submission:
-    """Another try of a job that has ended, as a job of its own.
+def again(job: Job, later: Sequence[Job], owner: str) -> list[Submission]:
+    """Another try of a job that has ended, as a job of its own, and of those of its chain that would have followed.
+
+    Args:
+        job: the one that has ended.
+        later: those that come after it in its chain.
+        owner: who asks.
 
     Raises:
         JobError: it has not ended.
     """
     if job.state not in TERMINAL:
         raise JobError(f"job {job.id} is {job.state}: only one that has ended can be tried again")
+    # What a new training makes is not what the old one made.
+    made = {"of": FIRST_OF_CHAIN} if job.kind is Kind.TRAIN else {}
+    return [_again(job, {}, owner), *(_again(each, made, owner) for each in later if each.state is not State.SUCCEEDED)]
+
+
+def _again(job: Job, changed: Mapping[str, Any], owner: str) -> Submission:
     return Submission(
         kind=job.kind,
         name=job.name,
-        parameters=job.parameters,
+        parameters={**job.parameters, **changed},
         owner=owner,
         priority=job.priority,
         devices=job.devices,
@@ -160,14 +187,17 @@ def again(job: Job, owner: str) -> Submission:
     )
 
 
-def submission(body: bytes, config: Config, owner: str) -> Submission:
-    """What a client asks for, as a submission.
+def submissions(body: bytes, config: Config, owner: str) -> list[Submission]:
+    """What a client asks for: a job, and those that are to follow it as a chain.
 
     Raises:
         JobError: the request cannot be read, or asks for what is not there.
     """
     request = _read(_Decoder, body)
-    return _train(request, config, owner) if isinstance(request, TrainRequest) else _command(request, owner)
+    if isinstance(request, CommandRequest):
+        return [_command(request, owner)]
+    first = _train(request, config, owner)
+    return [first, *(_step(kind, first, config) for kind in STEPS if kind in request.then)]
 
 
 def check_inputs(submission: Submission, config: Config) -> None:
@@ -262,6 +292,8 @@ def _train(request: TrainRequest, config: Config, owner: str) -> Submission:
             "workers": defaults.workers if request.workers is None else request.workers,
             "dataset": request.dataset,
             "overrides": request.overrides,
+            # Where the new model is held against the one in use, that decides.
+            "promote": Kind.EVALUATE not in request.then,
         },
         owner=owner,
         priority=request.priority,
@@ -273,6 +305,25 @@ def _train(request: TrainRequest, config: Config, owner: str) -> Submission:
         needs=Needs(**msgspec.structs.asdict(request.needs)),
         limits=Limits(**msgspec.structs.asdict(request.limits)),
         limit=TRAIN_ATTEMPTS,
+    )
+
+
+def _step(kind: Kind, train: Submission, config: Config) -> Submission:
+    """What follows a training, with what it has made."""
+    common: dict[str, Any] = {"of": FIRST_OF_CHAIN, "model": None}
+    parameters = {
+        Kind.EVALUATE: {**common, "dataset": None, "gate": True},
+        Kind.EXPORT: {**common, "formats": ["onnx"], "imgsz": config.export.onnx_imgsz, "half": False, "nms": False},
+    }
+    return Submission(
+        kind=kind,
+        name=f"{kind} of {train.name}",
+        parameters=parameters[kind],
+        owner=train.owner,
+        priority=train.priority,
+        devices=train.devices if kind is Kind.EVALUATE else 0,
+        preempt=train.preempt,
+        limit=STEP_ATTEMPTS,
     )
 
 

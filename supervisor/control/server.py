@@ -1,14 +1,13 @@
 """The control socket: HTTP and JSON by aiohttp on AF_UNIX."""
 
 import asyncio
-import errno
 import json
 import os
 import shutil
 import socket
 import stat
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -17,18 +16,28 @@ from typing import Any, Final, NoReturn
 import structlog
 from aiohttp import web
 
-from azaion import __version__, files
+from azaion import __version__
 from azaion.config import Config
 from azaion.errors import AzaionError
 from supervisor import resources
+from supervisor.alerts.room import AlertRoom
 from supervisor.consumer import ConsumerRoom
 from supervisor.control import protocol, requests
+from supervisor.control.alerts import AlertRoutes
 from supervisor.control.audit import Audit
+from supervisor.control.health import HealthRoutes
+from supervisor.control.history import HistoryRoutes
+from supervisor.control.logs import LogRoutes, read_at
+from supervisor.control.machines import MachineRoutes
+from supervisor.control.models import ModelRoutes
 from supervisor.control.peers import Peer, may_change, peer_of
 from supervisor.control.quarantine import QuarantineRoutes
 from supervisor.control.retention import RetentionRoutes
 from supervisor.control.services import ServiceRoutes
 from supervisor.gpus import Probe, Reading
+from supervisor.health.machine import Loop
+from supervisor.health.room import HealthRoom
+from supervisor.history import HistoryRoom
 from supervisor.jobs import preflight
 from supervisor.jobs.events import Actor
 from supervisor.jobs.evidence import enforced
@@ -43,9 +52,6 @@ from supervisor.units.room import UnitRoom
 
 #: A waiting client hears at least this often that nothing has happened.
 LONG_POLL_S: Final = 30.0
-#: How often the log of a run that someone follows is looked at.
-FOLLOW_S: Final = 0.2
-_CHUNK: Final = 1 << 16
 _BACKLOG: Final = 128
 #: So many of those that wait are in the status; `list` has all.
 _SHOWN: Final = 100
@@ -70,6 +76,10 @@ class Server:
         retention: RetentionRoom,
         probe: Probe,
         units: UnitRoom,
+        health: HealthRoom,
+        history: HistoryRoom,
+        alerts: AlertRoom,
+        loop: Loop,
     ) -> None:
         self._config = config
         self._store = store
@@ -78,7 +88,21 @@ class Server:
         self._retention = retention
         self._probe = probe
         self._services = ServiceRoutes(
-            config.layout, units, consumer, who=_actor, streaming=_streaming, reading=_read_at
+            config.layout, units, consumer, who=_actor, streaming=_streaming, reading=read_at
+        )
+        self._health = HealthRoutes(health, store, who=_actor)
+        self._history = HistoryRoutes(config.layout, store, history, job=self._job)
+        self._alert_routes = AlertRoutes(alerts, store.note, who=_actor)
+        self._machines = MachineRoutes(
+            config=config,
+            store=store,
+            runner=runner,
+            consumer=consumer,
+            units=units,
+            health=health,
+            loop=loop,
+            probe=probe,
+            alerts=self._alerts,
         )
         self._audit = Audit(store)
         self._began = time.time()
@@ -96,6 +120,15 @@ class Server:
         )
         application.add_routes(quarantine.routes())
         application.add_routes(self._services.routes())
+        application.add_routes(self._health.routes())
+        application.add_routes(self._history.routes())
+        application.add_routes(self._alert_routes.routes())
+        application.add_routes(self._machines.routes())
+        application.add_routes(
+            LogRoutes(self._config.layout, self._store, job=self._job, streaming=_streaming).routes()
+        )
+        trained = ModelRoutes(self._config, self._store, who=_actor, filed=self._filed)
+        application.add_routes(trained.routes())
         application.add_routes(RetentionRoutes(self._config, self._store, self._retention, who=_actor).routes())
         application.add_routes(
             [
@@ -105,7 +138,6 @@ class Server:
                 web.post("/v1/jobs", self._submit),
                 web.get("/v1/jobs/{id}", self._show),
                 web.get("/v1/jobs/{id}/wait", self._wait),
-                web.get("/v1/jobs/{id}/log", self._read_log),
                 web.post("/v1/jobs/{id}/cancel", self._cancel),
                 web.post("/v1/jobs/{id}/stop", self._stop),
                 web.post("/v1/jobs/{id}/hold", self._hold),
@@ -124,7 +156,7 @@ class Server:
         try:
             await web.SockSite(runner, bind(path)).start()
             _log.info("listening", socket=str(path))
-            await asyncio.Event().wait()
+            await self._machines.run()
         finally:
             await runner.cleanup()
 
@@ -217,17 +249,18 @@ class Server:
                     "launcher": str(self._config.daemon.launcher),
                 },
                 "consumer": self._consumer.status(),
+                "health": self._health.record(),
                 "jobs": {
                     "counts": {str(state): count for state, count in counts.items()},
-                    "active": [self._record(job, waits) for job in self._store.jobs(ACTIVE)],
-                    "waiting": [self._record(job, waits) for job in self._next_jobs()],
+                    "active": self._records(self._store.jobs(ACTIVE), waits),
+                    "waiting": self._records(self._next_jobs(), waits),
                 },
                 "maintenance": protocol.maintenance_record(self._store.maintenance()),
                 "gpus": [
                     protocol.device_record(device, leases.get(device), reading)
                     for device in self._runner.machine.devices
                 ],
-                "alerts": [protocol.alert_record(alert) for alert in self._runner.alerts()] + self._services.alerts(),
+                "alerts": self._alerts(),
                 "services": self._services.records(),
                 "disk": [_disk(path) for path in _filesystems(layout.root, layout.state)],
                 "models": {"current": _current(layout.current_model)},
@@ -260,7 +293,7 @@ class Server:
         given = requests.Listing.read(request.query)
         jobs = self._store.jobs(given.states, given.limit)
         waits = self._runner.plan().waits
-        return web.json_response([self._record(job, waits) for job in jobs])
+        return web.json_response(self._records(jobs, waits))
 
     async def _show(self, request: web.Request) -> web.Response:
         return web.json_response(self._whole(self._job(request)))
@@ -298,40 +331,6 @@ class Server:
                 if not (events or change.is_set()):
                     await response.write(b": still here\n\n")
 
-    async def _read_log(self, request: web.Request) -> web.StreamResponse:
-        job = self._job(request)
-        follow = "follow" in request.query
-        attempts = self._store.attempts(job.id)
-        number = int(requests.number(request.query, "attempt", attempts[-1].number if attempts else 1))
-        position = max(0, int(requests.number(request.query, "offset", 0)))
-        if "attempt" in request.query and not any(attempt.number == number for attempt in attempts):
-            known = ", ".join(str(attempt.number) for attempt in attempts) or "none yet"
-            raise JobError(f"job {job.id} has no attempt {number}; it has had {known}")
-        gone = self._store.removals(job.id).get("attempts")
-        if gone is not None and not self._config.layout.job(job.id, job.uid).attempt(number).path.exists():
-            raise JobError(
-                f"the logs of job {job.id} were removed by retention at {protocol.stamp(gone.time)}: {gone.rule}; "
-                f"`azaionctl show {job.id}` has its record"
-            )
-        async with _streaming(request, "application/octet-stream") as response:
-            while True:
-                # The state is read before the log: what is written before the end is seen after it.
-                job = self._store.get(job.id)
-                attempts = self._store.attempts(job.id)
-                over = job.state in TERMINAL or any(a.number == number and a.ended is not None for a in attempts)
-                path = self._config.layout.job(job.id, job.uid).attempt(number).log
-                while (piece := await asyncio.to_thread(_read_at, path, position))[0]:
-                    data, position = piece
-                    await response.write(data)
-                # Not always the next number: a restored database skips those whose folders are there.
-                later = [attempt.number for attempt in attempts if attempt.number > number]
-                if not follow or (over and job.state in TERMINAL and not later):
-                    return response
-                if over and later:
-                    number, position = later[0], 0
-                else:
-                    await asyncio.sleep(FOLLOW_S)
-
     # Changing.
 
     async def _submit(self, request: web.Request) -> web.Response:
@@ -339,13 +338,19 @@ class Server:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             _fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large; pass large inputs as files")
-        submission = requests.submission(body, self._config, _actor(request))
-        return self._changed_job(self._store.submit(submission), HTTPStatus.CREATED)
+        first, *later = requests.submissions(body, self._config, _actor(request))
+        return self._changed_job(self._store.submit(first, *later), HTTPStatus.CREATED)
 
     async def _cancel(self, request: web.Request) -> web.Response:
         job = self._job(request)
         grace = 0.0 if "now" in request.query else None
-        return self._ask(request, job, Intent.CANCEL, grace)
+        wanted = [job]
+        if job.id == job.chain:
+            # The first stands for all. From the end: the success of one must not start the next.
+            wanted = [each for each in reversed(self._store.chain(job)) if each.state not in TERMINAL] or wanted
+        for each in wanted:
+            self._runner.request(each.id, Intent.CANCEL, _actor(request), grace)
+        return web.json_response(self._whole(self._store.get(job.id)))
 
     async def _stop(self, request: web.Request) -> web.Response:
         return self._ask(request, self._job(request), Intent.STOP, None)
@@ -361,10 +366,12 @@ class Server:
         return self._changed_job(self._store.prioritise(self._job(request).id, priority, _actor(request)))
 
     async def _retry(self, request: web.Request) -> web.Response:
-        again = requests.again(self._job(request), _actor(request))
+        job = self._job(request)
+        later = [each for each in self._store.chain(job) if each.id > job.id]
+        again, *others = requests.again(job, later, _actor(request))
         # Retention may have taken since what the first try had.
         requests.check_inputs(again, self._config)
-        return self._changed_job(self._store.submit(again), HTTPStatus.CREATED)
+        return self._changed_job(self._store.submit(again, *others), HTTPStatus.CREATED)
 
     async def _maintain(self, request: web.Request) -> web.Response:
         actor = _actor(request)
@@ -377,6 +384,9 @@ class Server:
         self._runner.poke()
         return web.json_response(self._whole(job), status=status)
 
+    def _filed(self, job: Job) -> web.Response:
+        return self._changed_job(job, HTTPStatus.CREATED)
+
     async def _resume_consumer(self, request: web.Request) -> web.Response:
         asked = requests.resume(await request.read())
         return web.json_response(await self._consumer.resume(asked, _actor(request)))
@@ -387,6 +397,10 @@ class Server:
 
     # Small things.
 
+    def _alerts(self) -> list[dict[str, Any]]:
+        waiting = [protocol.alert_record(alert) for alert in self._runner.alerts()]
+        return waiting + self._services.alerts() + self._alert_routes.dead()
+
     def _job(self, request: web.Request) -> Job:
         text = request.match_info["id"]
         if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
@@ -395,15 +409,26 @@ class Server:
 
     def _next_jobs(self) -> list[Job]:
         """The first of those that wait, in the order in which their turn comes, and then those that are held."""
-        turn = self._store.queue(_SHOWN)
+        awaited = self._store.awaited()
+        # What follows in a chain is seen with the one that it has come to.
+        turn = [job for job in self._store.queue(_SHOWN) if job.chain is None or job.after not in awaited]
         return turn + self._store.jobs([State.HELD], _SHOWN - len(turn))
 
-    def _record(self, job: Job, waits: Any) -> dict[str, Any]:
-        return protocol.job_record(job, waits=waits.get(job.id), progress=self._progress(job))
+    def _records(self, jobs: Sequence[Job], waits: Mapping[int, str]) -> list[dict[str, Any]]:
+        chains = self._store.chains(jobs)
+        return [
+            protocol.job_record(
+                job,
+                chain=chains[job.chain] if job.chain is not None else (),
+                waits=waits.get(job.id),
+                progress=self._progress(job),
+            )
+            for job in jobs
+        ]
 
     def _whole(self, job: Job) -> dict[str, Any]:
         attempts: list[Attempt] = self._store.attempts(job.id)
-        record = self._record(job, self._runner.plan().waits)
+        (record,) = self._records([job], self._runner.plan().waits)
         maintenance = self._store.maintenance()
         folder = self._runner.folder(job)
         shown = protocol.attempt_records(job, attempts, time.time())
@@ -416,6 +441,8 @@ class Server:
                 for part, gone in self._store.removals(job.id).items()
             },
             "maintenance": str(maintenance) if maintenance is not None else None,
+            "folder": str(self._config.layout.job(job.id, job.uid).path),
+            "config": str(self._config.layout.config),
         }
 
     def _progress(self, job: Job) -> dict[str, Any]:
@@ -459,30 +486,6 @@ async def _streaming(request: web.Request, kind: str) -> AsyncIterator[web.Strea
         yield response
 
 
-def _read_at(path: Path, position: int) -> tuple[bytes, int]:
-    """What a log holds from a position on, and the position after it. What retention has cut out is named instead."""
-    try:
-        # Never a pipe that would hold the thread for ever: the folder is the run's to write in.
-        with files.opened(path) as stream:
-            start = _data_from(stream.fileno(), position)
-            note = f"[azaion: {start - position} bytes are not kept here any more]\n" if start > position else ""
-            stream.seek(start)
-            data = stream.read(_CHUNK)
-            return note.encode() + data, start + len(data)
-    except (OSError, files.FileError):
-        return b"", position
-
-
-def _data_from(descriptor: int, position: int) -> int:
-    """The first position from here on at which a file holds something."""
-    try:
-        return os.lseek(descriptor, position, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        return max(position, os.fstat(descriptor).st_size)
-
-
 def _actor(request: web.Request) -> Actor:
     """Who asks; the event that is recorded in his name is the audit's."""
     return request[_actor_key]
@@ -513,7 +516,9 @@ def _disk(path: Path) -> dict[str, Any]:
     except OSError as error:
         # Unmounted, say: just what somebody who asks for the status must see.
         return {"path": str(path), "error": error.strerror}
-    return {"path": str(path), "total": usage.total, "free": usage.free, "used_percent": 100 * usage.used / usage.total}
+    # As `df` and the check count: what is kept for root is nobody's.
+    percent = 100 * usage.used / max(1, usage.used + usage.free)
+    return {"path": str(path), "total": usage.total, "free": usage.free, "used_percent": percent}
 
 
 def _current(link: Path) -> str | None:

@@ -4,29 +4,32 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from signal import SIGKILL, SIGTERM
 from typing import Any, Final
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from azaion import failpoints, files
 from azaion.layout import AttemptFolder, Layout
 from azaion.progress import Progress
+from azaion.redaction import Redaction, secret_name
 from supervisor import processes
 from supervisor.errors import ProcessError
 from supervisor.jobs import evidence as looks
 from supervisor.jobs.evidence import Evidence, Request, ShimState, Verdict
 from supervisor.jobs.launchers import Launcher, LaunchError
 from supervisor.jobs.metrics import epochs_done, progress
-from supervisor.jobs.model import Attempt, Intent, Job, Kind, Measure
+from supervisor.jobs.model import Attempt, Intent, Job, Kind, Measure, State
 from supervisor.jobs.outcome import decide, seconds
 from supervisor.jobs.schema import StoreError
 from supervisor.jobs.spec import spec_of
-from supervisor.jobs.stillness import Look, Patience, Stillness
+from supervisor.jobs.stillness import Look, Patience, Standstill, Stillness
 from supervisor.jobs.store import Store
+from supervisor.jobs.tail import tail
 from supervisor.units.way import Clear, Way
 
 #: How long a cancelled run may take to end.
@@ -82,6 +85,7 @@ class Keeper:
         self._measures: dict[int, Request] = {}
         self._asked: dict[int, asyncio.Event] = {}
         self._troubles: dict[int, str] = {}
+        self._vigils: dict[int, _Vigil] = {}
         self._jitter = random.Random()  # noqa: S311 - spreads retries, guards nothing
 
     def pass_on(self, job: Job) -> None:
@@ -89,11 +93,17 @@ class Keeper:
         self._write_request(job, self._folder(job, self._store.open_attempt(job.id)))
         self._event(job.id).set()
 
+    def standstills(self) -> dict[int, Standstill]:
+        """For how long each training that runs has been seen to stand still."""
+        found = {number: vigil.standstill() for number, vigil in self._vigils.items()}
+        return {number: still for number, still in found.items() if still is not None}
+
     async def start(self, number: int, devices: tuple[str, ...]) -> None:
         """Start the attempt that has been reserved, and stay with it until it has ended."""
         job = self._store.get(number)
         attempt = self._store.open_attempt(number)
         folder = self._folder(job, attempt)
+        bind_contextvars(job=number, attempt=attempt.number)
         if devices:
             await self._way.make()
         try:
@@ -103,7 +113,7 @@ class Keeper:
             await self._launcher.launch(folder)
             await self._recorded(folder)
         except (OSError, LaunchError) as error:
-            _log.error("cannot start", job=number, attempt=attempt.number, error=str(error))
+            _log.error("cannot start", error=str(error))
             self._store.note("start-failed", str(error), number)
             self._troubles[number] = str(error)
         await self.keep(number)
@@ -121,8 +131,12 @@ class Keeper:
             pause = min(pause * 1.5, 0.05)
 
     async def keep(self, number: int) -> None:
-        """Stay with the open attempt of a job until it has ended, then decide what follows."""
+        """Stay with the open attempt of a job until it has ended, then decide what follows.
+
+        In a task of its own: every line of the log that comes of it names the job and the attempt.
+        """
         attempt = self._store.open_attempt(number)
+        bind_contextvars(job=number, attempt=attempt.number)
         folder = self._folder(self._store.get(number), attempt)
         while True:
             try:
@@ -130,7 +144,7 @@ class Keeper:
                     return
             except (OSError, ProcessError, StoreError) as error:
                 # The disk is full, or there are too many open files: the run goes on all the same.
-                _log.error("cannot look after", job=number, error=str(error))
+                _log.error("cannot look after", error=str(error))
                 await asyncio.sleep(AGAIN_S)
 
     async def _ended(self, number: int, attempt: Attempt, folder: AttemptFolder) -> bool:
@@ -141,7 +155,7 @@ class Keeper:
             case Verdict.WATCH_SHIM | Verdict.WATCH_CHILD:
                 await self._watch(number, folder, evidence)
             case Verdict.WAIT_FOR_LOCK:
-                await self._wait_for_lock(number, folder)
+                await self._wait_for_lock(folder)
             case Verdict.FENCE:
                 await self._fence(folder, attempt)
             case _:
@@ -158,15 +172,13 @@ class Keeper:
         child = looks.child_of(evidence.state)
         watched = looks.shim_of(evidence.state) if evidence.shim_alive else child
         margin = SHIM_MARGIN_S if evidence.shim_alive else 0.0
-        if self._store.open_attempt(number).started is None:
-            self._store.started(number, child, evidence.state.started)
-            _log.info("started", job=number, pid=child.pid)
+        self._note_start(number, evidence.state)
         # What a daemon before this one has decided holds.
         request = looks.request_of(folder)
         if request is not None and request.measure is not None:
             self._measures[number] = request
         job = self._store.get(number)
-        vigil = _Vigil(job, folder, evidence.state, self._patience)
+        vigil = self._vigils[number] = _Vigil(job, folder, evidence.state, self._patience)
         with self._listening(number) as asked:
             ended = asyncio.ensure_future(processes.gone(watched))
             try:
@@ -185,7 +197,7 @@ class Keeper:
                         asked.clear()
                         deadline = self._deliver(number, folder, watched, margin)
                     elif deadline is not None and time.monotonic() >= deadline:
-                        _log.warning("grace is over", job=number, pid=child.pid)
+                        _log.warning("grace is over", pid=child.pid)
                         processes.send(child, SIGKILL)
                         deadline = None
                     elif not ended.done() and number not in self._measures and (measure := vigil.measure()):
@@ -193,6 +205,14 @@ class Keeper:
                         deadline = self._deliver(number, folder, watched, margin)
             finally:
                 ended.cancel()
+                del self._vigils[number]
+
+    def _note_start(self, number: int, state: ShimState) -> None:
+        """Record that the open attempt has started, unless a daemon before this one has."""
+        if self._store.open_attempt(number).started is None:
+            child = looks.child_of(state)
+            self._store.started(number, child, state.started)
+            _log.info("started", pid=child.pid)
 
     def _deliver(
         self,
@@ -213,13 +233,13 @@ class Keeper:
 
     def _take(self, number: int, measure: Request) -> None:
         """Note that the daemon itself ends an attempt; `_deliver` makes it known, and durable, before the signal."""
-        _log.warning("ending it", job=number, measure=measure.measure, reason=measure.reason)
+        _log.warning("ending it", measure=measure.measure, reason=measure.reason)
         self._measures[number] = measure
         self._store.note(str(measure.measure), measure.reason, number)
 
-    async def _wait_for_lock(self, number: int, folder: AttemptFolder) -> None:
+    async def _wait_for_lock(self, folder: AttemptFolder) -> None:
         """Somebody holds the lock and has not recorded a start: it keeps its lease for as long as that lasts."""
-        _log.warning("start under way", job=number, holder=processes.lock_holder(folder.lock))
+        _log.warning("start under way", holder=processes.lock_holder(folder.lock))
         while True:
             # Slept at least once: what is recorded may be unreadable, and be found so again and again.
             await asyncio.sleep(0.2)
@@ -246,22 +266,22 @@ class Keeper:
             ending = replace(ending, measure=taken.measure, message=taken.reason)
         earlier = [each for each in self._store.attempts(number) if each.number < attempt.number]
         decision = decide(job, ending, self._clock(), self._jitter.random(), earlier)
-        if evidence.state is not None and self._store.open_attempt(number).started is None:
-            self._store.started(number, looks.child_of(evidence.state), evidence.state.started)
+        if evidence.state is not None:
+            self._note_start(number, evidence.state)
         self._store.finish(number, attempt, ending, decision)
         self._asked.pop(number, None)
         self._measures.pop(number, None)
         self._troubles.pop(number, None)
-        _log.info(
+        (_log.error if decision.state is State.FAILED else _log.info)(
             "ended",
-            job=number,
-            attempt=attempt.number,
             code=ending.code,
             signal=ending.signal,
             state=str(decision.state),
             cause=decision.cause,
             reason=decision.reason,
         )
+        if ending.code != 0 and decision.cause not in {"cancelled", "preempted"} and (lines := tail(folder)):
+            _log.warning("its last lines", lines=_without_secrets(job, lines))
         self._freed()
 
     def _folder(self, job: Job, attempt: Attempt) -> AttemptFolder:
@@ -326,6 +346,10 @@ class _Vigil:
             due.append(self._stillness.look.monotonic + self._look_s)
         return [max(0.0, moment - now) for moment in due]
 
+    def standstill(self) -> Standstill | None:
+        """For how long the run has been seen to stand still; None if it is no training, or may do so for ever."""
+        return None if self._look_s is None else self._stillness.standstill(self._patience)
+
     def measure(self) -> Request | None:
         """What to do about the run now; None if all is well."""
         now = time.monotonic()
@@ -355,3 +379,10 @@ class _Vigil:
 
 def _name(job: Job, attempt: Attempt) -> str:
     return f"{job.id}-{job.uid}-{attempt.number}"
+
+
+def _without_secrets(job: Job, lines: Sequence[str]) -> list[str]:
+    """Without those that its owner has given it in its environment, which the log itself does not know."""
+    given = job.parameters.get("env") or {}
+    redaction = Redaction(str(value) for name, value in given.items() if secret_name(name))
+    return [redaction.text(line) for line in lines]

@@ -19,7 +19,13 @@ class Kind(StrEnum):
     """What a job does."""
 
     TRAIN = "train"
+    EVALUATE = "evaluate"
+    EXPORT = "export"
     COMMAND = "command"
+
+
+#: What may be begun again at any time: these find what is done already. A command might do its work twice.
+REPEATABLE: Final = frozenset({Kind.TRAIN, Kind.EVALUATE, Kind.EXPORT})
 
 
 class State(StrEnum):
@@ -85,6 +91,7 @@ CAUSES: Final[Mapping[int, str]] = MappingProxyType(
         ExitCode.CHECKPOINT: "checkpoint",
         ExitCode.OOM_GPU: "oom:gpu",
         ExitCode.OOM_RAM: "oom:ram",
+        ExitCode.PARITY: "parity",
     },
 )
 
@@ -141,7 +148,7 @@ class Limits:
     time_s: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """One row of the queue.
 
@@ -150,6 +157,7 @@ class Job:
         parameters: what to do: for ``command`` argv, cwd and env; for ``train`` the hyperparameters.
         devices: how many GPUs (or, on a machine without one, whether the CPU slot) it needs; 0 for none.
         after: the job that must have succeeded before this one starts.
+        chain: the first job of the chain that it is a part of; None if it stands alone.
         begins: the wall-clock time that its owner has set; it is not started before.
         retry_of: the job that this one is another try of.
         preempt: whether trainings of a lower priority are asked to step aside for it.
@@ -176,6 +184,7 @@ class Job:
     key: str | None = None
     devices: int = 1
     after: int | None = None
+    chain: int | None = None
     begins: float = 0.0
     retry_of: int | None = None
     preempt: bool = False
@@ -197,6 +206,10 @@ class Job:
     limits: Limits = Limits()
     adjusted: dict[str, Any] = field(default_factory=dict)
     ran_s: float = 0.0
+
+
+#: In parameters: stands for the uid of the first job of the same chain, which nobody knows before it is filed.
+FIRST_OF_CHAIN: Final = "first-of-chain"
 
 
 @dataclass(frozen=True, kw_only=True)

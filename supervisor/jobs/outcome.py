@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from azaion.progress import ExitCode
-from supervisor.jobs.model import CAUSES, Attempt, Intent, Job, Kind, Measure, State
+from supervisor.jobs.model import CAUSES, REPEATABLE, Attempt, Intent, Job, Kind, Measure, State
 
 #: How often the machine may interrupt a job without a new verified epoch: one that takes the host down must not loop.
 MAX_INTERRUPTIONS: Final = 5
@@ -21,7 +21,7 @@ CRASHES: Final = 3
 _LOOP: Final = f"; {CRASHES} times in a row within {CRASH_S:.0f} s of its start, so not again"
 
 #: What another attempt cannot mend.
-_HOPELESS: Final = frozenset({ExitCode.DATA, ExitCode.NO_INPUT, ExitCode.CONFIG, ExitCode.CHECKPOINT})
+_HOPELESS: Final = frozenset({ExitCode.DATA, ExitCode.NO_INPUT, ExitCode.CONFIG, ExitCode.CHECKPOINT, ExitCode.PARITY})
 _SIGTERM: Final = 15
 
 
@@ -277,14 +277,14 @@ def _by_the_machine(job: Job, ending: Ending) -> bool:
     if ending.source in {Source.NEVER_STARTED, Source.REBOOT}:
         return True
     if ending.source is Source.LOST:
-        # A trainer resumes where its checkpoint is; a command might do its work twice.
-        return job.kind is Kind.TRAIN
+        # A worker finds what is done already; a command might do its work twice.
+        return job.kind in REPEATABLE
     if ending.measure is Measure.HANG:
         return True
     if ending.code == ExitCode.DISK:
-        return job.kind is Kind.TRAIN
+        return job.kind in REPEATABLE
     if ending.code == ExitCode.INTERRUPTED:
-        return job.kind is Kind.TRAIN or ending.passed_on == "shutdown"
+        return job.kind in REPEATABLE or ending.passed_on == "shutdown"
     return ending.signal == _SIGTERM and ending.passed_on == "shutdown"
 
 

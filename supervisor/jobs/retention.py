@@ -12,9 +12,7 @@ from azaion.settings import Retention
 DATASET_COUNT: Final = 3
 #: So many of the newest events are kept at the most.
 EVENT_COUNT: Final = 200_000
-#: A log that is being written is cut when it is so many times as large as a large one.
-LIVE_TIMES: Final = 10
-#: A log that has been cut keeps the last one of so many parts.
+#: A log that is cut for its age keeps one of so many parts of what is large.
 LOG_PARTS: Final = 10
 
 _DAY_S: Final = 86_400.0
@@ -85,7 +83,7 @@ def judge(thing: Thing, rules: Retention, now: float, *, low: bool = False) -> V
         thing: the thing.
         rules: the user's.
         now: wall-clock time. A thing of the future, whose clock was wrong, is kept.
-        low: whether the disk is nearly full; then a log is cut sooner while it is being written.
+        low: whether the disk is nearly full; then a log is cut a little sooner while it is being written.
     """
     if thing.kind is Kind.LOG:
         return _judge_log(thing, rules, now, low=low)
@@ -104,10 +102,25 @@ def judge(thing: Thing, rules: Retention, now: float, *, low: bool = False) -> V
     return Verdict(action=Action.REMOVE, reason=f"{_days(age)} old, kept for {days} ({variable})")
 
 
-def kept_length(size: int, *, live: bool, rules: Retention) -> int:
-    """How many of the last bytes of a log are kept when it is cut."""
-    tail = rules.log_mb * _MB // (1 if live else LOG_PARTS)
-    return min(size, tail)
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What is kept of a log that is cut: so many bytes of its beginning, and of its end."""
+
+    head: int
+    tail: int
+
+
+def kept(rules: Retention, *, live: bool) -> Kept:
+    """What is kept of a log that is cut.
+
+    How it began says what it was, and how it ended why. Of one that is being written half as much as it may take goes
+    at once, or it would be cut again and again for the sake of a few bytes.
+    """
+    if live:
+        limit = rules.log_limit_mb * _MB
+        return Kept(head=limit // 16, tail=limit // 2)
+    part = rules.log_mb * _MB // LOG_PARTS
+    return Kept(head=part // 8, tail=part - part // 8)
 
 
 def overdue_events(rules: Retention, now: float) -> float:
@@ -121,23 +134,25 @@ def low(free: Iterable[int], rules: Retention) -> bool:
 
 
 def _judge_log(thing: Thing, rules: Retention, now: float, *, low: bool) -> Verdict:
-    large = rules.log_mb * _MB
+    if thing.since is None:
+        limit = rules.log_limit_mb * _MB
+        if not limit:
+            return Verdict(action=Action.KEEP, reason="being written, without limit (RETENTION_LOG_LIMIT_MB=0)")
+        limit = limit * 3 // 4 if low else limit
+        if thing.size > limit:
+            return Verdict(action=Action.CUT, reason=f"it may take {_size(limit)} while it is being written")
+        return Verdict(action=Action.KEEP, reason=f"being written; cut when it is larger than {_size(limit)}")
     if not rules.log_days:
         return Verdict(action=Action.KEEP, reason="never cut (RETENTION_LOG_DAYS=0)")
-    if thing.since is None:
-        # Twice what is kept of it, or it would be cut again and again for the sake of a few bytes.
-        limit = large * (2 if low else LIVE_TIMES)
-        if thing.size > limit:
-            return Verdict(action=Action.CUT, reason=f"it is being written; the last {_size(large)} are kept")
-        return Verdict(action=Action.KEEP, reason=f"being written; cut when it is larger than {_size(limit)}")
-    if thing.size <= large:
+    if thing.size <= rules.log_mb * _MB:
         return Verdict(action=Action.KEEP, reason="not large (RETENTION_LOG_MB)")
     age = (now - thing.since) / _DAY_S
     if age < rules.log_days:
         return Verdict(action=Action.KEEP, reason=f"whole for {rules.log_days} days (RETENTION_LOG_DAYS)")
-    tail = kept_length(thing.size, live=False, rules=rules)
+    left = kept(rules, live=False)
     return Verdict(
-        action=Action.CUT, reason=f"{_days(age)} old, whole for {rules.log_days}; the last {_size(tail)} are kept"
+        action=Action.CUT,
+        reason=f"{_days(age)} old, whole for {rules.log_days}; {_size(left.head + left.tail)} of it are kept",
     )
 
 

@@ -23,7 +23,7 @@ from supervisor.jobs.model import ACTIVE, Attempt, Intent, Job
 from supervisor.jobs.preflight import Preflight
 from supervisor.jobs.scheduler import Machine
 from supervisor.jobs.schema import StoreError
-from supervisor.jobs.stillness import Patience
+from supervisor.jobs.stillness import Patience, Standstill
 from supervisor.jobs.store import Store
 from supervisor.units.way import SOON_S, Clear, Way, holder_of
 
@@ -271,6 +271,10 @@ class Runner:
             self._keeper.pass_on(job)
         self.poke()
         return job
+
+    def standstills(self) -> dict[int, Standstill]:
+        """For how long each training that runs has been seen to stand still."""
+        return self._keeper.standstills()
 
     def folder(self, job: Job) -> AttemptFolder | None:
         """The folder of the newest attempt of a job; None before the first."""

@@ -24,6 +24,8 @@ CREATE TABLE {name} (
     priority INTEGER NOT NULL,
     key TEXT UNIQUE,
     after INTEGER REFERENCES jobs (id),
+    -- The first job of its chain, for each that is a part of one, the first included.
+    chain INTEGER REFERENCES jobs (id),
     begins REAL NOT NULL DEFAULT 0,
     retry_of INTEGER REFERENCES jobs (id),
     preempt INTEGER NOT NULL DEFAULT 0 CHECK (preempt IN (0, 1)),
@@ -52,7 +54,8 @@ CREATE TABLE {name} (
 
 _JOBS_INDEXES: Final = """
 CREATE INDEX jobs_by_state ON jobs (state, id);
-CREATE INDEX jobs_by_after ON jobs (after) WHERE after IS NOT NULL
+CREATE INDEX jobs_by_after ON jobs (after) WHERE after IS NOT NULL;
+CREATE INDEX jobs_by_chain ON jobs (chain) WHERE chain IS NOT NULL
 """
 
 _FACTS: Final = """

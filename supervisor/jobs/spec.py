@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from azaion.layout import Layout
@@ -14,6 +15,11 @@ from supervisor.jobs.scheduler import CPU
 PROTOCOL: Final = 1
 #: What of the daemon's environment a run may see. No secret is among it.
 ENVIRONMENT: Final = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "AZAION_FAILPOINTS")
+
+#: Which worker does what.
+WORKERS: Final[Mapping[Kind, str]] = MappingProxyType(
+    {Kind.TRAIN: "workers.train", Kind.EVALUATE: "workers.evaluate", Kind.EXPORT: "workers.export"}
+)
 
 
 def spec_of(
@@ -37,10 +43,10 @@ def spec_of(
         "run": str(run),
         "limits": _limits(job.limits, cgroup),
     }
-    if job.kind is Kind.TRAIN:
-        argv = [sys.executable, "-P", "-m", "workers.train", str(folder.path)]
-        train = {**job.parameters, **job.adjusted}
-        return common | {"argv": argv, "cwd": str(folder.path), "env": environment, "train": train}
+    if job.kind in WORKERS:
+        argv = [sys.executable, "-P", "-m", WORKERS[job.kind], str(folder.path)]
+        told = {str(job.kind): {**job.parameters, **job.adjusted}}
+        return common | {"argv": argv, "cwd": str(folder.path), "env": environment} | told
     given: Mapping[str, str] = job.parameters["env"]
     return common | {
         "argv": job.parameters["argv"],

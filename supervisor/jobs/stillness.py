@@ -42,6 +42,21 @@ class Patience:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Standstill:
+    """For how long a run has been seen to stand still, and where.
+
+    Attributes:
+        still_s: seconds in which nothing moved.
+        limit_s: for how many it may; 0 is for ever.
+        where: in words.
+    """
+
+    still_s: float
+    limit_s: float
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Look:
     """What the daemon sees at a moment.
 
@@ -83,17 +98,22 @@ class Stillness:
         counts = not look.mute and suspended < _LATE_S and gap <= max(_TOO_FAR * expected, expected + _LATE_S)
         return Stillness(look=look, begun=begun, still_s=self.still_s + (gap if counts else 0.0))
 
-    def verdict(self, patience: Patience) -> str | None:
-        """Why the run is held to hang, in words; None if it is not."""
+    def standstill(self, patience: Patience) -> Standstill:
+        """For how long it has stood still where it is, and for how long it may there."""
         told = self.look.progress
         where = f"in phase {told.phase}" if told is not None else "from its start on"
         if told is not None and self.begun and told.phase not in _SILENT:
             limit, where = patience.progress_s, f"{where}, epoch {told.epoch}, batch {told.batch} of {told.batches}"
         else:
             limit = patience.start_s
-        if not limit or self.still_s < limit:
+        return Standstill(still_s=self.still_s, limit_s=limit, where=where)
+
+    def verdict(self, patience: Patience) -> str | None:
+        """Why the run is held to hang, in words; None if it is not."""
+        found = self.standstill(patience)
+        if not found.limit_s or found.still_s < found.limit_s:
             return None
-        return f"no progress for {seconds(round(self.still_s))} {where}"
+        return f"no progress for {seconds(round(found.still_s))} {found.where}"
 
 
 def _place(progress: Progress | None) -> tuple[str, int, int] | None:

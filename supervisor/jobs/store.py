@@ -10,19 +10,22 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import structlog
 
 from azaion import failpoints
+from supervisor.health.model import Mute
 from supervisor.jobs import schema
 from supervisor.jobs.events import ALL_EVENTS, Actor, Event, EventFilter
 from supervisor.jobs.model import (
+    FIRST_OF_CHAIN,
     TERMINAL,
     WAITING,
     Attempt,
@@ -78,6 +81,7 @@ class Store:
         self._clock = clock
         self._listeners: list[Callable[[], None]] = []
         self._path = path
+        self._waiting: dict[tuple[Any, ...], Job] = {}
         try:
             # Jobs carry their environments: what the socket shows to few, the file must not show to all.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
@@ -146,6 +150,25 @@ class Store:
             )
         return [_job(row) for row in rows][::-1]
 
+    def chain(self, job: Job) -> list[Job]:
+        """The jobs of the chain that a job is a part of, in their order; none if it stands alone."""
+        if job.chain is None:
+            return []
+        rows = self._connection.execute("SELECT * FROM jobs WHERE chain = ? ORDER BY id", (job.chain,))
+        return [_job(row) for row in rows]
+
+    def chains(self, jobs: Iterable[Job]) -> dict[int, list[int]]:
+        """The chains that jobs are parts of: the number of the first job to all of them, in their order."""
+        firsts = sorted({job.chain for job in jobs if job.chain is not None})
+        rows = self._connection.execute(
+            "SELECT chain, id FROM jobs WHERE chain IN (SELECT value FROM json_each(?)) ORDER BY id",
+            (json.dumps(firsts),),
+        )
+        found: dict[int, list[int]] = {first: [] for first in firsts}
+        for first, number in rows:
+            found[first].append(number)
+        return found
+
     def queue(self, limit: int = -1) -> list[Job]:
         """The first jobs that wait, in the order in which their turn comes, without what only their runs need.
 
@@ -153,16 +176,20 @@ class Store:
 
         There may be ten thousand, and their parameters may be long.
         """
-        rows = self._connection.execute(
-            "SELECT id, uid, kind, name, state, owner, priority, devices, attempt_limit, after, begins, preempt,"
-            " not_before, reason, created, failures, interruptions, verified_epoch, needs, limits, CASE kind"
+        cursor = self._connection.cursor()
+        cursor.row_factory = None
+        cursor.execute(
+            f"SELECT {', '.join(_WAITING_COLUMNS)}, CASE kind"  # noqa: S608 - our own names
             " WHEN 'train' THEN json_object('model', json_extract(parameters, '$.model'),"
-            " 'dataset', json_extract(parameters, '$.dataset')) ELSE '{}' END AS parameters,"
-            " '{}' AS artifacts, '{}' AS adjusted, NULL AS intent FROM jobs WHERE state = 'queued'"
-            " ORDER BY priority DESC, id LIMIT ?",
+            " 'dataset', json_extract(parameters, '$.dataset')) ELSE '{}' END AS parameters"
+            " FROM jobs WHERE state = 'queued' ORDER BY priority DESC, id LIMIT ?",
             (limit,),
         )
-        return [_job(row) for row in rows]
+        # From one plan to the next nearly all of them are as they were, and making a job of a row is what costs.
+        known = {row: self._waiting.get(row) or _waiting(row) for row in cursor}
+        if limit < 0:
+            self._waiting = known
+        return list(known.values())
 
     def awaited(self) -> dict[int, State]:
         """The jobs that waiting ones are to come after and that have not succeeded, with their states."""
@@ -260,8 +287,11 @@ class Store:
 
     # Changing.
 
-    def submit(self, submission: Submission) -> Job:
-        """File a job. It is durable when this returns. A known key gives the job that was filed with it.
+    def submit(self, submission: Submission, *later: Submission) -> Job:
+        """File a job, and those that are to come after it, each after the one before: a chain.
+
+        All of it is durable when this returns, or nothing of it has happened. A known key gives the job that was filed
+        with it, and files nothing.
 
         Raises:
             JobError: it should come after a job that does not exist, or that has not succeeded and never will.
@@ -274,36 +304,26 @@ class Store:
             State.SUCCEEDED
         }:
             raise JobError(f"job {before.id} has {before.state}, so what comes after it would never start")
-        columns = {
-            "uid": secrets.token_hex(8),
-            "kind": submission.kind,
-            "name": submission.name,
-            "state": State.HELD if submission.held else State.QUEUED,
-            "reason": f"held by {submission.owner}" if submission.held else "",
-            "parameters": json.dumps(submission.parameters),
-            "owner": submission.owner,
-            "priority": submission.priority,
-            "key": submission.key,
-            "after": submission.after,
-            "begins": submission.begins,
-            "retry_of": submission.retry_of,
-            "preempt": int(submission.preempt),
-            "devices": submission.devices,
-            "attempt_limit": submission.limit,
-            "needs": json.dumps(asdict(submission.needs)),
-            "limits": json.dumps(asdict(submission.limits)),
-            "created": self._clock(),
-        }
-        marks = ", ".join("?" * len(columns))
+        first = _columns(submission, uid=secrets.token_hex(8), created=self._clock())
         with self._transaction():
-            number = self._connection.execute(
-                f"INSERT INTO jobs ({', '.join(columns)}) VALUES ({marks})",  # noqa: S608 - our own names
-                tuple(columns.values()),
-            ).lastrowid
-            self._event(number, "submitted", submission.name, submission.owner)
+            number = last = self._insert(first)
+            for each in later:
+                columns = _columns(each, uid=secrets.token_hex(8), created=self._clock(), first=first["uid"])
+                last = self._insert(columns | {"after": last, "chain": number})
+            if later:
+                self._connection.execute("UPDATE jobs SET chain = id WHERE id = ?", (number,))
             failpoints.hit("store.submit.before-commit")
         failpoints.hit("store.submit.committed")
-        return self.get(_number(number))
+        return self.get(number)
+
+    def _insert(self, columns: Mapping[str, Any]) -> int:
+        marks = ", ".join("?" * len(columns))
+        number = self._connection.execute(
+            f"INSERT INTO jobs ({', '.join(columns)}) VALUES ({marks})",  # noqa: S608 - our own names
+            tuple(columns.values()),
+        ).lastrowid
+        self._event(number, "submitted", columns["name"], columns["owner"])
+        return _number(number)
 
     def reserve(self, number: int, devices: Sequence[str], used: int = 0) -> Attempt:
         """Give a queued job its next attempt and its devices, before anything is started.
@@ -482,6 +502,35 @@ class Store:
             self._event(None, kind, service, actor)
         failpoints.hit("store.wish.committed")
 
+    def mutes(self) -> dict[str, Mute]:
+        """What of health is not to bother anybody, by its name; some may be over."""
+        rows = self._connection.execute("SELECT name, value FROM facts WHERE name LIKE 'mute %'")
+        return {row["name"].partition(" ")[2]: Mute(**json.loads(row["value"])) for row in rows}
+
+    def mute(self, name: str, mute: Mute | None, actor: str) -> None:
+        """Keep that something of health is not to bother anybody for a while, or (None) that it is to again."""
+        with self._transaction():
+            if mute is None:
+                self._connection.execute("DELETE FROM facts WHERE name = ?", (f"mute {name}",))
+            else:
+                row = (f"mute {name}", json.dumps(asdict(mute)))
+                self._connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", row)
+            text = name if mute is None or not mute.reason else f"{name}: {mute.reason}"
+            self._event(None, f"health-{'unmuted' if mute is None else 'muted'}", text, actor)
+
+    def alerts(self) -> str:
+        """What the alerts' room has kept last; empty if it never has."""
+        row = self._connection.execute("SELECT value FROM facts WHERE name = 'alerts'").fetchone()
+        return str(row["value"]) if row is not None else ""
+
+    def keep_alerts(self, value: str, events: Iterable[tuple[str, str]] = ()) -> None:
+        """Keep what the alerts' room must know after a restart, with the events (types and texts) that it is about."""
+        with self._transaction():
+            self._connection.execute("INSERT OR REPLACE INTO facts VALUES ('alerts', ?)", (value,))
+            for kind, text in events:
+                self._event(None, kind, text, "azaiond")
+        failpoints.hit("store.alerts.committed")
+
     def remove(self, number: int, parts: Sequence[str], rule: str, actor: str) -> None:
         """Record that parts of a job that has ended are about to be removed, before anything is."""
         with self._transaction():
@@ -549,13 +598,64 @@ class Store:
             raise IllegalTransitionError(f"job {number} is {current} and cannot become {target}{hint}")
 
 
+#: What of a waiting job its turn depends on.
+_WAITING_COLUMNS: Final = (
+    *(
+        "id",
+        "uid",
+        "kind",
+        "name",
+        "state",
+        "owner",
+        "priority",
+        "devices",
+        "attempt_limit",
+        "after",
+        "chain",
+        "begins",
+    ),
+    *("preempt", "not_before", "reason", "created", "failures", "interruptions", "verified_epoch", "needs", "limits"),
+)
+#: What only a run needs.
+_LEFT_OUT: Final = MappingProxyType({"artifacts": "{}", "adjusted": "{}", "intent": None})
+
+
+def _waiting(row: tuple[Any, ...]) -> Job:
+    return _job({**_LEFT_OUT, **dict(zip((*_WAITING_COLUMNS, "parameters"), row, strict=True))})
+
+
+def _columns(submission: Submission, *, uid: str, created: float, first: str = "") -> dict[str, Any]:
+    """The row of a new job; ``first`` is the uid of the first job of its chain, if it is a later one."""
+    parameters = {name: first if value == FIRST_OF_CHAIN else value for name, value in submission.parameters.items()}
+    return {
+        "uid": uid,
+        "kind": submission.kind,
+        "name": submission.name,
+        "state": State.HELD if submission.held else State.QUEUED,
+        "reason": f"held by {submission.owner}" if submission.held else "",
+        "parameters": json.dumps(parameters),
+        "owner": submission.owner,
+        "priority": submission.priority,
+        "key": submission.key,
+        "after": submission.after,
+        "begins": submission.begins,
+        "retry_of": submission.retry_of,
+        "preempt": int(submission.preempt),
+        "devices": submission.devices,
+        "attempt_limit": submission.limit,
+        "needs": json.dumps(asdict(submission.needs)),
+        "limits": json.dumps(asdict(submission.limits)),
+        "created": created,
+    }
+
+
 def _number(value: int | None) -> int:
     if value is None:
         raise StoreError("SQLite gave no row number")
     return value
 
 
-def _job(row: sqlite3.Row) -> Job:
+def _job(row: sqlite3.Row | Mapping[str, Any]) -> Job:
     # Ten thousand may wait, and each plan reads them all.
     columns = dict(row)
     columns["limit"] = columns.pop("attempt_limit")

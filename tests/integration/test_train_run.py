@@ -71,7 +71,9 @@ def test_a_run_makes_a_model_and_touches_nothing_else(tmp_path: Path) -> None:
     # The model.
     model = models.load(world.layout, result["artifacts"]["model"])
     assert models.current(world.layout) == model.name
-    assert sorted(path.name for path in model.path.iterdir()) == ["args.yaml", "azaion.pt", "model.json", "results.csv"]
+    assert {path.name for path in model.path.iterdir()} == {
+        *("args.yaml", "azaion.pt", "judgement.json", "model.json", "results.csv")
+    }
     card = model.card
     assert (card["key"], card["attempt"], card["job"], card["epochs"]) == (UID, 1, 42, 3)
     assert card["metrics"].keys() >= {"mAP50", "mAP50-95", "precision", "recall"}

@@ -317,7 +317,16 @@ async def test_what_nvml_tells(nvml: FakeNvml) -> None:
     assert (told.absent, told.problem) == ("", "")
     assert told.gpus[0] == Gpu(number=0, problem="GPU is lost")
     tenant = Tenant(pid=os.getpid(), name=_own_name(), used=11000 << 20)
-    assert told.gpus[1] == Gpu(number=1, name="Fake GPU", total=24000 << 20, free=9000 << 20, tenants=(tenant,))
+    assert told.gpus[1] == Gpu(
+        number=1,
+        name="Fake GPU",
+        total=24000 << 20,
+        free=9000 << 20,
+        tenants=(tenant,),
+        temperature=40,
+        ecc_errors=0,
+        busy_percent=0,
+    )
 
 
 def _own_name() -> str:

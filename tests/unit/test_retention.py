@@ -1,5 +1,7 @@
 """What is removed, what is kept and why; what refers to what; and who may fill the record of events."""
 
+import asyncio
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from supervisor.jobs.retention import (
     Kind,
     Thing,
     judge,
-    kept_length,
+    kept,
     low,
     overdue_events,
 )
@@ -39,6 +41,7 @@ RULES = Retention(
     attempt_days=90,
     log_days=7,
     log_mb=100,
+    log_limit_mb=256,
     dataset_days=30,
     corrupted_days=60,
     event_days=365,
@@ -99,15 +102,19 @@ def test_a_large_log_is_cut_when_it_is_old() -> None:
     assert verdict(Kind.LOG, 6.9, size=101 * MB)[0] is Action.KEEP
     assert verdict(Kind.LOG, 7.0, size=100 * MB)[0] is Action.KEEP
     assert verdict(Kind.LOG, 7.0, size=101 * MB)[0] is Action.CUT
-    assert kept_length(101 * MB, live=False, rules=RULES) == 10 * MB
+    left = kept(RULES, live=False)
+    assert (left.head, left.head + left.tail) == (1_250_000, 10 * MB)
 
 
-def test_a_log_that_is_being_written_is_cut_later_and_less() -> None:
-    assert verdict(Kind.LOG, None, size=1000 * MB)[0] is Action.KEEP
-    assert verdict(Kind.LOG, None, size=1001 * MB)[0] is Action.CUT
-    assert kept_length(1001 * MB, live=True, rules=RULES) == 100 * MB
-    assert judge(thing(Kind.LOG, None, size=201 * MB), RULES, NOW, low=True).action is Action.CUT
-    assert judge(thing(Kind.LOG, None, size=200 * MB), RULES, NOW, low=True).action is Action.KEEP
+def test_a_log_that_is_being_written_has_a_limit() -> None:
+    assert verdict(Kind.LOG, None, size=256 * MB)[0] is Action.KEEP
+    assert verdict(Kind.LOG, None, size=257 * MB)[0] is Action.CUT
+    assert judge(thing(Kind.LOG, None, size=193 * MB), RULES, NOW, low=True).action is Action.CUT
+    assert judge(thing(Kind.LOG, None, size=192 * MB), RULES, NOW, low=True).action is Action.KEEP
+    left = kept(RULES, live=True)
+    assert (left.head, left.tail) == (16 * MB, 128 * MB)
+    unlimited = Retention(**{**vars(RULES), "log_limit_mb": 0})
+    assert judge(thing(Kind.LOG, None, size=1 << 50), unlimited, NOW, low=True).action is Action.KEEP
 
 
 def test_a_disk_is_low_below_the_floor() -> None:
@@ -272,18 +279,18 @@ def test_no_more_users_are_kept_in_mind_than_there_is_room_for() -> None:
     assert len(limiter._minutes) == 1000
 
 
-# Giving back the beginning of a file.
+# Giving back a part of a file.
 
 
-def test_the_beginning_of_a_file_is_given_back_while_it_is_written(tmp_path: Path) -> None:
+def test_a_part_of_a_file_is_given_back_while_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with path.open("ab", buffering=0) as writer:
         writer.write(b"x" * (1 << 20))
         before = path.stat().st_blocks
-        files.give_back(path, 1 << 19)
+        files.give_back(path, 1 << 19, 1 << 18)
         writer.write(b"end")
     assert path.stat().st_blocks < before
-    assert path.read_bytes() == bytes(1 << 19) + b"x" * (1 << 19) + b"end"
+    assert path.read_bytes() == b"x" * (1 << 18) + bytes(1 << 19) + b"x" * (1 << 18) + b"end"
 
 
 def test_no_link_is_followed_and_nothing_but_a_file_is_touched(tmp_path: Path) -> None:
@@ -295,3 +302,20 @@ def test_no_link_is_followed_and_nothing_but_a_file_is_touched(tmp_path: Path) -
     with pytest.raises(files.FileError, match="not a regular file"):
         files.give_back(tmp_path / "pipe", 50)
     assert (tmp_path / "target").read_bytes() == b"x" * 100
+
+
+def test_a_filesystem_that_gives_nothing_back_holds_up_no_other_log(
+    room: RetentionRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(files, "give_back", refuse)
+    log = room._layout.state / "log"
+    with log.open("wb") as stream:
+        stream.truncate(1000 * MB)
+    large = Thing(kind=Kind.LOG, path=log, since=None, size=1000 * MB)
+    asyncio.run(room._cut_if_due(large, low=False))
+    assert log in room._told
+    with pytest.raises(RetentionError, match="cannot give back"):
+        room._cut_now(large)

@@ -44,6 +44,10 @@ STEPS: Final = 60
 EPOCHS: Final = 4
 
 
+#: What follows a training in its chain, and how many devices it needs.
+_STEPS = ((Kind.EVALUATE, 1), (Kind.EXPORT, 0))
+
+
 class DiedError(Exception):
     """The daemon has been killed, here."""
 
@@ -274,7 +278,7 @@ class World:
         known = list(self.acknowledged)
         key = dice.choice(["a", "b", "c"]) if dice.random() < 0.2 else None
         submission = Submission(
-            kind=dice.choice(list(Kind)[:2]),
+            kind=dice.choice([Kind.TRAIN, Kind.COMMAND]),
             name="x",
             parameters={"batch": 8},
             owner="o",
@@ -287,8 +291,10 @@ class World:
             held=dice.random() < 0.1,
             limit=dice.choice([1, 3]),
         )
+        chained = submission.kind is Kind.TRAIN and dice.random() < 0.2
+        later = [Submission(kind=kind, name="x", parameters={}, owner="o", devices=devices) for kind, devices in _STEPS]
         try:
-            job = self.store.submit(submission)
+            job = self.store.submit(submission, *(later if chained else []))
         except JobError:
             # It was to come after one that will never succeed.
             assert submission.after is not None
@@ -296,6 +302,8 @@ class World:
         if key is not None:
             assert self.keys.setdefault(key, job.id) == job.id, "one key, two jobs"
         self.acknowledged.setdefault(job.id, submission)
+        for each, step in zip(self.store.chain(job)[1:], later, strict=False):
+            self.acknowledged.setdefault(each.id, step)
         with self.daemon():
             self.pump()
 

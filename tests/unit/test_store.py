@@ -1,12 +1,13 @@
 """The store: one door, durable, and honest about a database that it cannot use."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from supervisor.jobs.model import TRANSITIONS, Intent, Job, JobError, Kind, State, Submission
+from supervisor.jobs.model import FIRST_OF_CHAIN, TRANSITIONS, Intent, Job, JobError, Kind, State, Submission
 from supervisor.jobs.outcome import Decision, Ending, Source
 from supervisor.jobs.schema import StoreError
 from supervisor.jobs.store import IllegalTransitionError, Store
@@ -244,3 +245,40 @@ def test_a_damaged_database_is_refused_and_untouched(tmp_path: Path, content: by
 def test_an_unknown_job_is_named(store: Store) -> None:
     with pytest.raises(JobError, match="there is no job 7"):
         store.get(7)
+
+
+def test_a_chain_is_filed_at_once_and_each_comes_after_the_one_before(store: Store) -> None:
+    alone = store.submit(submission())
+    steps = [submission(), replace(submission(), parameters={"of": FIRST_OF_CHAIN, "x": 1}), submission()]
+    first = store.submit(*steps)
+    assert [(job.id, job.after, job.chain) for job in store.chain(first)] == [(2, None, 2), (3, 2, 2), (4, 3, 2)]
+    assert store.get(3).parameters == {"of": first.uid, "x": 1}
+    assert store.chain(alone) == []
+    assert store.chains([alone, store.get(4)]) == {2: [2, 3, 4]}
+    assert store.awaited() == {2: State.QUEUED, 3: State.QUEUED}
+    store.reserve(2, [])
+    finish(store, first, State.FAILED)
+    assert [store.get(number).state for number in (1, 3, 4)] == [State.QUEUED, State.CANCELLED, State.CANCELLED]
+
+
+def test_a_chain_of_which_one_cannot_be_filed_is_not_filed_at_all(store: Store) -> None:
+    broken: Any = None
+    with pytest.raises(StoreError):
+        store.submit(submission(key="k"), submission(), replace(submission(), name=broken))
+    assert store.jobs() == []
+    assert store.events() == []
+    first = store.submit(submission(key="k"), submission())
+    assert store.submit(submission(key="k"), submission()) == first
+    assert len(store.jobs()) == 2
+
+
+def test_the_queue_shows_what_has_changed(store: Store) -> None:
+    for _ in range(3):
+        store.submit(submission())
+    before = store.queue()
+    store.prioritise(3, 5, "o")
+    store.hold(1, "o")
+    assert [(job.id, job.priority) for job in store.queue()] == [(3, 5), (2, 0)]
+    store.prioritise(3, 0, "o")
+    store.release(1, "o")
+    assert store.queue() == before

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils.callbacks import get_default_callbacks
 from ultralytics.utils.torch_utils import strip_optimizer
 
@@ -15,6 +14,7 @@ from azaion import failpoints, files
 from azaion.layout import RunFolder
 from workers.training.checkpoint import Checkpoint
 from workers.training.errors import CheckpointError
+from workers.training.judgement import Judge, harmless
 from workers.training.reporter import Reporter
 from workers.training.trainer import readable
 
@@ -41,7 +41,7 @@ def strip(best: Checkpoint, run: RunFolder) -> Path:
 
 
 def judge(model: Path, arguments: Mapping[str, Any], run: RunFolder, reporter: Reporter) -> dict[str, float]:
-    """Validate ``model`` on the validation images."""
+    """Validate ``model`` on the validation images, and keep what a report wants to know of that."""
     callbacks = get_default_callbacks()
     callbacks["on_val_start"].append(
         lambda validator: reporter.phase("validating", batches=len(validator.dataloader)),
@@ -52,9 +52,12 @@ def judge(model: Path, arguments: Mapping[str, Any], run: RunFolder, reporter: R
     settings |= {"mode": "val", "split": "val", "model": str(model), "rect": True, "batch": arguments["batch"] * 2}
     if arguments["amp"]:
         settings["quantize"] = 16  # as in training; twice the memory might not be there
-    validator = DetectionValidator(save_dir=run.train, args=settings, _callbacks=callbacks)
+    validator = Judge(save_dir=run.train, args=settings, _callbacks=callbacks)
     try:
-        return readable(validator(model=str(model)))
+        metrics = readable(validator(model=str(model)))
+        with harmless("the judgement of each class"):
+            files.write_json(run.judgement, validator.judgement(), durable=False)
+        return metrics
     finally:
         if validator.dataloader is not None:
             validator.dataloader.close()

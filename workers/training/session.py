@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from azaion import config, dataset, files, models
+from azaion import __version__, config, dataset, files, models
 from azaion.dataset import Snapshot
 from azaion.errors import AzaionError
 from azaion.layout import AttemptFolder, Layout
@@ -43,6 +43,7 @@ class Session:
         self.store = CheckpointStore(spec.run_folder)
         self._spec = spec
         self._run = spec.run_folder
+        self._folder = folder
         self._reporter = Reporter(folder)
         self._stop = stop
 
@@ -64,6 +65,7 @@ class Session:
         self.account.resumed_from_epoch = start.generation.epoch if start else None
         nms.provide()
         environment.settle(self._run)
+        self._note_surroundings()
         self._check_overrides()
         if start is None:
             self._choose_base(layout)
@@ -78,6 +80,12 @@ class Session:
             return config.load(Path(self._spec.config)).layout
         except (AzaionError, OSError) as error:
             raise SpecError(f"the configuration {self._spec.config} cannot be read: {error}") from error
+
+    def _note_surroundings(self) -> None:
+        from workers.training import surroundings  # noqa: PLC0415 - must not be imported before `environment.prepare`
+
+        with suppress(OSError):
+            files.write_json(self._folder.surroundings, surroundings.facts(), durable=False)
 
     def _check_overrides(self) -> None:
         from workers.training import trainer  # noqa: PLC0415 - must not be imported before `environment.prepare`
@@ -149,6 +157,8 @@ class Session:
                 "metrics": metrics,
                 "epochs": last.generation.epoch,
                 "best_epoch": best.generation.epoch,
+                "release": __version__,
+                "classes": snapshot.manifest["classes"],
                 "arguments": arguments,
                 "dataset": {
                     "name": snapshot.name,
@@ -161,7 +171,11 @@ class Session:
                     "previous": models.current(layout),
                 },
             },
-            files={path.name: path for path in (self._run.results, self._run.arguments)},
+            files={
+                path.name: path
+                for path in (self._run.results, self._run.arguments, self._run.judgement)
+                if path != self._run.judgement or path.exists()
+            },
             today=_today(),
         )
         self._put_to_use(layout, model)
@@ -181,10 +195,16 @@ class Session:
                 f"{len(origin['damage'])} in all): {model.name} is kept, but not put to use. Look for a failing disk, "
                 f"then judge the model and promote it by hand, or train again",
             )
-        models.promote(layout, model.name)
+        use = "waits for its evaluation"
+        if self._spec.train.promote:
+            uid, by = self._spec.uid, f"job {self._spec.job}"
+            # Not again after a death: somebody may have rolled back since.
+            if not models.promoted(layout, uid):
+                models.promote(layout, model.name, models.Why(by=by, reason="trained without a gate", key=uid))
+            use = "is in use now"
         self.account.message = (
             f"mAP50 {metrics.get('mAP50', 0):.3f}, mAP50-95 {metrics.get('mAP50-95', 0):.3f} "
-            f"after {model.card['epochs']} epochs; {model.name} is in use now"
+            f"after {model.card['epochs']} epochs; {model.name} {use}"
         )
 
 

@@ -80,6 +80,7 @@ class Parameters(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
         save_period: keep a checkpoint every so many epochs; nothing is kept where it is below 1.
         workers: processes that load images (none on a CPU, which has better to do).
         dataset: the snapshot's name, None to form one.
+        promote: whether the model is put to use at the end; if not, an evaluation decides on that.
         overrides: further hyperparameters.
     """
 
@@ -90,6 +91,7 @@ class Parameters(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     save_period: int = -1
     workers: Annotated[int, msgspec.Meta(ge=0)] = 0
     dataset: str | None = None
+    promote: bool = True
     overrides: dict[str, Any] = {}
 
 

@@ -19,7 +19,7 @@ from workers.training.spec import Parameters
 from workers.training.stop import StopSwitch
 
 #: What ultralytics raises, beside torch's out-of-memory errors, on a model or a dataset that it cannot read.
-_UNREADABLE: Final = (OSError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, SyntaxError)
+UNREADABLE: Final = (OSError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, SyntaxError)
 
 #: These follow the job on resume too; ultralytics would take them from the checkpoint.
 _FOLLOW_THE_JOB: Final = ("epochs", "amp", "project", "name", "exist_ok")
@@ -85,21 +85,21 @@ class Trainer(DetectionTrainer):  # type: ignore[misc] # ultralytics is untyped
         """Read the description of the dataset; what is wrong with it is the data's fault."""
         try:
             return super().get_dataset()
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise DataError(f"the dataset cannot be used: {_one_line(error)}") from error
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
         """Read the images' names and the labels; what is wrong with them is the data's fault."""
         try:
             return super().build_dataset(img_path, mode, batch)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise DataError(f"the {mode} images cannot be used: {_one_line(error)}") from error
 
     def setup_model(self) -> Any:
         """Load the weights or build the architecture."""
         try:
             return super().setup_model()
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             kind = BaseModelError if self._start is None else CheckpointError
             raise kind(f"the model {self.args.model} cannot be loaded: {_one_line(error)}") from error
 

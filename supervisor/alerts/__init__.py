@@ -1,0 +1,1 @@
+"""Who is told of what: alerts, their channels, and what came of the messages."""

@@ -1,0 +1,57 @@
+"""What is far away: the broker, the API that models are published to."""
+
+from functools import partial
+
+from azaion.config import ConfigError, PublishTarget, SecretReference, Source
+from azaion.environment import resolve
+from supervisor.doctor.model import Diagnosis, Patient, ill, weak, well
+from supervisor.health.broker import BrokerLook
+from supervisor.health.looks import Seen
+from supervisor.health.model import Verdict
+from supervisor.health.network import Place, look_at_api
+
+
+async def broker(patient: Patient) -> list[Diagnosis]:
+    """Whether the broker takes our name and has our stream."""
+    if patient.config is None:
+        return []
+    settings = patient.config.rabbitmq
+    if patient.config.daemon.source is not Source.RABBITMQ or settings is None:
+        return [well("broker", f"not needed: AZAION_SOURCE={patient.config.daemon.source}")]
+    secret = partial(resolve, settings.password, patient.environ, patient.env_file)
+    return [_said("broker", seen) for seen in await BrokerLook(settings, secret)()]
+
+
+async def publishing(patient: Patient) -> list[Diagnosis]:
+    """Whether the API answers, if models are published to it."""
+    if patient.config is None:
+        return []
+    api = patient.config.api
+    if patient.config.daemon.publish_target is not PublishTarget.AZAION or api is None:
+        return [well("publishing", f"not to the API: AZAION_PUBLISH_TARGET={patient.config.daemon.publish_target}")]
+    return [_said("publishing", seen) for seen in await look_at_api(Place.of_url(api.url))]
+
+
+def alerts(patient: Patient) -> list[Diagnosis]:
+    """Whether somebody hears of alerts; `azaionctl alerts test` shows whether they arrive."""
+    if patient.declarations is None:
+        return []
+    channels = patient.declarations.alerts.channels
+    if not channels:
+        cure = "declare a channel in azaion.yaml: docs/alerts.md; then: azaionctl alerts test"
+        return [weak("alerts", "no channel is declared: nobody hears of trouble who does not look", cure)]
+    said = []
+    for channel in channels:
+        if isinstance(channel.url, SecretReference):
+            try:
+                resolve(channel.url, patient.environ, patient.env_file)
+            except ConfigError as error:
+                text = f"channel {channel.name}: {' '.join(str(error).split())}"
+                said.append(weak("alerts", text, f"give {channel.url.variable} to azaiond; azaionctl alerts test"))
+    return said or [well("alerts", f"to {', '.join(channel.name for channel in channels)}")]
+
+
+def _said(name: str, seen: Seen) -> Diagnosis:
+    if seen.verdict is Verdict.OK:
+        return well(name, seen.text)
+    return ill(name, " ".join(seen.text.split()), seen.advice)

@@ -1,0 +1,104 @@
+"""What a worker's process is beside its work: from the attempt's folder to the exit code, with a last word always."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from azaion import failpoints, files
+from azaion.layout import AttemptFolder
+from azaion.progress import ExitCode, Result, write_result
+from workers.training import failures
+from workers.training.errors import TrainingError
+from workers.training.stop import StopSwitch
+
+logger = logging.getLogger(__name__)
+
+
+class Work(Protocol):
+    """What an attempt does. It may be broken off anywhere, and begun again by another attempt.
+
+    Attributes:
+        nonce: that of the attempt's spec.
+        folder: where it works; of no use any more when it is done.
+        message: one line on what came of it.
+        artifacts: what was made.
+    """
+
+    nonce: str
+    folder: Path
+    message: str
+    artifacts: dict[str, Any]
+
+    def run(self) -> None:
+        """Do it, and say in ``message`` and ``artifacts`` what came of it."""
+
+
+def conduct(name: str, begin: Callable[[AttemptFolder, StopSwitch], Work]) -> None:
+    """Run one attempt and exit with its code.
+
+    Args:
+        name: of the worker's module.
+        begin: reads what is to be done.
+    """
+    code = _run(name, begin)
+    _flush()
+    sys.exit(code)
+
+
+def _run(name: str, begin: Callable[[AttemptFolder, StopSwitch], Work]) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        (argument,) = sys.argv[1:]
+    except ValueError:
+        logger.error("usage: python -m workers.%s ATTEMPT_FOLDER", name)  # noqa: TRY400 - no traceback worth a look
+        return ExitCode.CONFIG
+    folder = AttemptFolder(path=Path(argument).absolute())
+    stop = StopSwitch()
+    stop.install()
+    work = None
+    try:
+        work = begin(folder, stop)
+        work.run()
+        code, message = ExitCode.SUCCEEDED, work.message
+    except BaseException as error:  # every end has its exit code and its last word
+        stop.ignore()
+        code, message = failures.classify(error)
+        if code is ExitCode.INTERRUPTED:
+            message = "asked to stop; another attempt begins again"
+        traceback = not isinstance(error, TrainingError) and code is not ExitCode.INTERRUPTED
+        logger.log(logging.INFO if code is ExitCode.INTERRUPTED else logging.ERROR, "%s", message, exc_info=traceback)
+    result = Result(
+        nonce=work.nonce if work is not None else "",
+        exit_code=code,
+        message=message,
+        artifacts=work.artifacts if work is not None else {},
+    )
+    try:
+        failpoints.hit("result.begun")
+        write_result(folder, result)
+    except OSError as error:
+        logger.error("the result could not be written: %s", error)  # noqa: TRY400 - the exit code still says it
+    failpoints.hit("result.written")
+    if work is not None and code is ExitCode.SUCCEEDED:
+        _clear(work.folder)
+    return code
+
+
+def _clear(folder: Path) -> None:
+    """Leave nothing that would count as a run to be kept. What cannot be removed is left to retention."""
+    os.chdir("/")
+    with suppress(OSError):
+        files.remove_tree(folder)
+
+
+def _flush() -> None:
+    """Write out the log. On a full disk Python would give up on it at exit, and exit with 120 instead of our code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

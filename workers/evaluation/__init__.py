@@ -1,0 +1,1 @@
+"""One evaluation of a model: scores with confidence intervals, and the gate."""

@@ -1,0 +1,18 @@
+"""The export worker: ``python -P -m workers.export ATTEMPT_FOLDER``.
+
+Writes a model in another format, compares it with the model, and only then puts it beside it.
+"""
+
+from azaion.layout import AttemptFolder
+from workers.attempt import conduct
+from workers.exporting import spec
+from workers.exporting.session import Session
+from workers.training.stop import StopSwitch
+
+
+def _begin(folder: AttemptFolder, stop: StopSwitch) -> Session:
+    return Session(spec.load(folder), folder, stop)
+
+
+if __name__ == "__main__":
+    conduct("export", _begin)

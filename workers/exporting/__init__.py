@@ -1,0 +1,1 @@
+"""One export of a model: another format, held against the model before it counts."""
