@@ -33,7 +33,7 @@ pictures: $(TRAIN) $(CHROMIUM) ## draw `status`, `top` and a report of a trainin
 test: $(DEV) $(RABBITMQ) $(PROMTOOL) $(CHROMIUM) ## install, lint, then run every test that needs no GPU
 	@$(MAKE) --no-print-directory lint
 	@echo "skipped here: tests/gpu (needs an NVIDIA GPU: make test-gpu), the hours-long soak (make soak)"
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --cov --cov-report=term:skip-covered
 
 test-gpu: $(DEV) ## the tests for a machine with an NVIDIA GPU
 	$(BIN)/python -m pytest tests/gpu -m gpu

@@ -1,7 +1,9 @@
 """``azaionctl report`` of a real training that was interrupted, and what a real browser makes of it."""
 
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,11 @@ def test_a_report_of_a_run_that_was_interrupted(server: Installation, chromium: 
 
     # While it runs, from the best checkpoint so far.
     until(lambda: epoch(server, training) > 2, "two epochs are done")
+    # It must not end while it is looked at.
+    trainer = server.job(training)["attempts"][-1]["pid"]
+    os.kill(trainer, signal.SIGSTOP)
     page, html = made(server, training, "--samples", "1")
+    os.kill(trainer, signal.SIGCONT)
     assert page == server.folder / f"report-{training}.html"
     assert "a report so far" in html
     assert "is judged on all validation images when the last epoch is done" in html
