@@ -34,6 +34,8 @@ from tests.waiting import until
 _PEERS: Final = Path(sys.executable).parent.parent / "peers"
 _TMUX: Final = shutil.which("tmux") or ""
 _IDLE_S: Final = 30.0
+#: task-spooler keeps a connection for each job that waits, and its select() takes 1,024 of them; then it hangs.
+_SPOOLED: Final = 1000
 
 
 class Queue(ABC):
@@ -263,7 +265,8 @@ def started(queue: Queue, number: int) -> float:
 
 def run(*, runs: int, queued: int) -> list[list[str]]:
     """The table."""
-    with queues() as found:
+    with queues() as all_of_them:
+        found = all_of_them
 
         def turns(name: str, measure: Callable[[Queue, int], float]) -> list[list[str]]:
             values = {queue.name: [0.0] * runs for queue in found}
@@ -273,6 +276,9 @@ def run(*, runs: int, queued: int) -> list[list[str]]:
             return _rows(name, values, "ms")
 
         rows = turns("submit to start", started)
+        if queued > _SPOOLED:
+            print(f"task-spooler cannot keep {queued} jobs waiting, and is left out from here on")
+            found = [queue for queue in found if not isinstance(queue, TaskSpooler)]
         for queue in found:
             queue.block()
         rows += turns("a submit, whole process", lambda queue, _: queue.call(queue.submit(["true"], behind=True)))
