@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,23 +19,36 @@ from workers.training.stop import StopSwitch
 logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True)
+class Account:
+    """What an attempt can say of itself, whichever way it ends: the fields of its `Result`, see there."""
+
+    message: str = ""
+    resumed_from_epoch: int | None = None
+    verified_epoch: int | None = None
+    batch: int | None = None
+    artifacts: dict[str, Any] = field(default_factory=dict)
+
+
 class Work(Protocol):
     """What an attempt does. It may be broken off anywhere, and begun again by another attempt.
 
     Attributes:
         nonce: that of the attempt's spec.
-        folder: where it works; of no use any more when it is done.
-        message: one line on what came of it.
-        artifacts: what was made.
+        scratch: a folder that is of no use any more when the work is done; None if all of it is kept.
+        resumption: what the next attempt does if this one is asked to stop.
     """
 
     nonce: str
-    folder: Path
-    message: str
-    artifacts: dict[str, Any]
+    scratch: Path | None
+    resumption: str
+
+    @property
+    def account(self) -> Account:
+        """What it can say of itself so far."""
 
     def run(self) -> None:
-        """Do it, and say in ``message`` and ``artifacts`` what came of it."""
+        """Do it, and say in the account what came of it."""
 
 
 def conduct(name: str, begin: Callable[[AttemptFolder, StopSwitch], Work]) -> None:
@@ -63,28 +77,24 @@ def _run(name: str, begin: Callable[[AttemptFolder, StopSwitch], Work]) -> int:
     try:
         work = begin(folder, stop)
         work.run()
-        code, message = ExitCode.SUCCEEDED, work.message
+        code, message = ExitCode.SUCCEEDED, work.account.message
     except BaseException as error:  # every end has its exit code and its last word
         stop.ignore()
         code, message = failures.classify(error)
-        if code is ExitCode.INTERRUPTED:
-            message = "asked to stop; another attempt begins again"
+        if code is ExitCode.INTERRUPTED and work is not None:
+            message = f"{message}; {work.resumption}"
         traceback = not isinstance(error, TrainingError) and code is not ExitCode.INTERRUPTED
         logger.log(logging.INFO if code is ExitCode.INTERRUPTED else logging.ERROR, "%s", message, exc_info=traceback)
-    result = Result(
-        nonce=work.nonce if work is not None else "",
-        exit_code=code,
-        message=message,
-        artifacts=work.artifacts if work is not None else {},
-    )
+    account = replace(work.account if work is not None else Account(), message=message)
+    result = Result(nonce=work.nonce if work is not None else "", exit_code=code, **asdict(account))
     try:
         failpoints.hit("result.begun")
         write_result(folder, result)
     except OSError as error:
         logger.error("the result could not be written: %s", error)  # noqa: TRY400 - the exit code still says it
     failpoints.hit("result.written")
-    if work is not None and code is ExitCode.SUCCEEDED:
-        _clear(work.folder)
+    if work is not None and work.scratch is not None and code is ExitCode.SUCCEEDED:
+        _clear(work.scratch)
     return code
 
 

@@ -4,14 +4,15 @@ Scores a model on the test images of a dataset and, where a gate is asked for, l
 """
 
 from azaion.layout import AttemptFolder
+from workers import assignment
 from workers.attempt import conduct
-from workers.evaluation import spec
 from workers.evaluation.session import Session
+from workers.evaluation.spec import Spec
 from workers.training.stop import StopSwitch
 
 
 def _begin(folder: AttemptFolder, stop: StopSwitch) -> Session:
-    return Session(spec.load(folder), folder, stop)
+    return Session(assignment.load(folder, Spec), folder, stop)
 
 
 if __name__ == "__main__":

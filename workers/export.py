@@ -4,14 +4,15 @@ Writes a model in another format, compares it with the model, and only then puts
 """
 
 from azaion.layout import AttemptFolder
+from workers import assignment
 from workers.attempt import conduct
-from workers.exporting import spec
 from workers.exporting.session import Session
+from workers.exporting.spec import Spec
 from workers.training.stop import StopSwitch
 
 
 def _begin(folder: AttemptFolder, stop: StopSwitch) -> Session:
-    return Session(spec.load(folder), folder, stop)
+    return Session(assignment.load(folder, Spec), folder, stop)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import jinja2
 
 from azaion.report import course, diagrams, pictures, words
 from azaion.report.facts import Absent, Attempt, Epoch, Facts
+from azaion.words import size
 
 _STATES: Final[Mapping[str, str]] = {
     "succeeded": "Succeeded",
@@ -183,8 +184,8 @@ def _surroundings(attempts: tuple[Attempt, ...]) -> list[Surroundings]:
 
 def _fact(name: str, given: Any) -> str:
     if name == "memory" and isinstance(given, int):
-        return words.size(given)
+        return size(given)
     if name == "gpus" and isinstance(given, list):
-        gpus = [f"{gpu.get('name')} ({words.size(gpu.get('memory') or 0)})" for gpu in given if isinstance(gpu, dict)]
+        gpus = [f"{gpu.get('name')} ({size(gpu.get('memory') or 0)})" for gpu in given if isinstance(gpu, dict)]
         return "; ".join(gpus) or "none, trained on the processor"
     return words.value(given)

@@ -37,15 +37,6 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
-def size(amount: float) -> str:
-    """Bytes as ``12.3 GiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:  # noqa: PLR2004 - the definition of the units
-            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TiB"
-
-
 def cut(text: str, width: int) -> str:
     """At most so many characters."""
     return text if len(text) <= width else f"{text[: width - 1]}…"

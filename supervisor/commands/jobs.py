@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any
 
+from azaion.words import size
 from supervisor.commands import text
 from supervisor.control.client import Client, find_socket
 
@@ -128,7 +129,7 @@ def _limits(job: dict[str, Any]) -> str:
     """What it may use, each with how that is enforced."""
     limits, enforced = job["limits"], job["enforced"]
     told = {
-        "memory": text.size(limits["memory"]) if limits["memory"] is not None else None,
+        "memory": size(limits["memory"]) if limits["memory"] is not None else None,
         "cpus": f"{limits['cpus']:g} processors" if limits["cpus"] is not None else None,
         "nice": f"nice {limits['nice']}" if limits["nice"] is not None else None,
     }

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
+from azaion.words import size
 from supervisor.commands import text
 from supervisor.control.client import Client, find_socket
 
@@ -103,7 +104,7 @@ def _lines(record: dict[str, Any]) -> Iterator[str]:
     yield f"lineage   begun with {record['parent'] or '?'}, release {record['release'] or '?'}"
     yield f"classes   {text.cut(', '.join(record['classes'] or ['?']), 200)}"
     told = record["weights"]
-    yield f"weights   {text.size(told.get('size') or 0)}, SHA-256 {told.get('sha256', '?')}"
+    yield f"weights   {size(told.get('size') or 0)}, SHA-256 {told.get('sha256', '?')}"
     figures = ", ".join(f"{name} {_figure(value)}" for name, value in record["metrics"].items())
     yield f"training  {record['epochs'] or '?'} epochs, best {record['best_epoch'] or '?'}; {figures or 'no figures'}"
     for each in record["evaluations"]:
@@ -136,7 +137,7 @@ def _export_row(each: dict[str, Any]) -> list[str]:
     parity = each["parity"]
     return [
         each["name"],
-        text.size(each["size"]),
+        size(each["size"]),
         f"{parity['pixels']:.2f} px, {parity['confidence']:.4f} ({parity['boxes']} boxes)",
         each["path"],
     ]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from azaion.errors import AzaionError
+from azaion.words import size
 from supervisor.commands import text
 from supervisor.control.client import Client, find_socket
 
@@ -69,7 +70,7 @@ def _rows(messages: list[dict[str, Any]], columns: int) -> list[list[str]]:
     """A table of at most so many columns, if there is room for the first words of the reasons."""
     rows = [["ID", "TIME", "STATUS", "SIZE"]]
     rows += [
-        [message["id"], _time(message["time"]), text.cut(_status(message), _STATUS), text.size(message["bytes"])]
+        [message["id"], _time(message["time"]), text.cut(_status(message), _STATUS), size(message["bytes"])]
         for message in messages
     ]
     taken = sum(max(len(row[column]) for row in rows) + 2 for column in range(len(rows[0])))
@@ -103,7 +104,7 @@ def _show(arguments: argparse.Namespace) -> int:
         "name": preview.get("name"),
         "media": preview.get("media"),
         "extension": preview.get("extension"),
-        "parts": ", ".join(f"{part} {size} bytes" for part, size in preview.get("sizes", {}).items()),
+        "parts": ", ".join(f"{part} {length} bytes" for part, length in preview.get("sizes", {}).items()),
         "names": _names(preview),
     }
     lines = [f"{name:<9} {text.cut(str(value), 1000)}" for name, value in facts.items() if value not in {None, ""}]
@@ -242,5 +243,5 @@ def _time(stamp: str | None) -> str:
     return stamp[:16].replace("T", " ") if stamp else "?"
 
 
-def _much(count: int, size: float) -> str:
-    return f"{count} message{'' if count == 1 else 's'}, {text.size(size)}"
+def _much(count: int, amount: float) -> str:
+    return f"{count} message{'' if count == 1 else 's'}, {size(amount)}"

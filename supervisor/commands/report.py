@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from azaion.words import size
 from supervisor.commands import text
 from supervisor.control.client import Client, ClientError, find_socket
 
@@ -54,11 +55,11 @@ def _run(arguments: argparse.Namespace) -> int:
     if not output.parent.is_dir() or output.is_dir():
         raise ClientError(f"{output} cannot be written: name a file in a folder that exists, with -o FILE")
     _make(job, output, arguments.samples)
-    size = output.stat().st_size
+    written = output.stat().st_size
     if arguments.json:
-        text.put_json({"job": job["id"], "path": str(output), "bytes": size})
+        text.put_json({"job": job["id"], "path": str(output), "bytes": written})
     else:
-        print(f"{output}  ({text.size(size)})")
+        print(f"{output}  ({size(written)})")
     if arguments.open:
         import webbrowser  # noqa: PLC0415 - only for someone who looks
 

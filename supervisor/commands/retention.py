@@ -5,6 +5,7 @@ import sys
 from typing import Any, Final
 
 from azaion.errors import AzaionError
+from azaion.words import size
 from supervisor.commands import text
 from supervisor.control.client import Client, find_socket
 
@@ -94,7 +95,7 @@ def _much(records: list[dict[str, Any]]) -> str:
 
 
 def _size(amount: float | None) -> str:
-    return "" if amount is None else text.size(amount)
+    return "" if amount is None else size(amount)
 
 
 def _client(arguments: argparse.Namespace) -> Client:

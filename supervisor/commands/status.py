@@ -3,6 +3,7 @@
 import argparse
 from typing import Any, Final
 
+from azaion.words import size
 from supervisor.commands import health, services, text
 from supervisor.control.client import Client, find_socket
 
@@ -107,11 +108,11 @@ def _counts(counts: dict[str, int]) -> str:
 def _space(disk: dict[str, Any]) -> str:
     if "error" in disk:
         return f"out of reach ({disk['error']})"
-    return f"{disk['used_percent']:.0f} % used, {text.size(disk['free'])} free"
+    return f"{disk['used_percent']:.0f} % used, {size(disk['free'])} free"
 
 
 def _lease(entry: dict[str, Any]) -> str:
-    memory = f", {text.size(entry['free'])} of {text.size(entry['total'])} free" if entry.get("total") else ""
+    memory = f", {size(entry['free'])} of {size(entry['total'])} free" if entry.get("total") else ""
     return ("free" if entry["job"] is None else f"job {entry['job']}") + memory
 
 

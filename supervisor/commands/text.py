@@ -37,15 +37,6 @@ def ago(moment: float) -> str:
     return duration(dt.datetime.now(dt.UTC).timestamp() - moment)
 
 
-def size(amount: float) -> str:
-    """Bytes as ``12.3 GiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(amount) < 1024:  # noqa: PLR2004 - the definition of the units
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TiB"
-
-
 def amount(given: str) -> int:
     """An amount of memory that somebody has typed, in bytes."""
     found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([KMGT]?)(?:i?B)?", given)

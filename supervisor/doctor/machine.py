@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from azaion.words import size
 from supervisor.doctor.model import Diagnosis, Patient, weak, well
 from supervisor.health import memory as kernel
-from supervisor.health import words
 from supervisor.jobs import cgroups as groups
 
 _LEAST_MEMORY: Final = 8 << 30
@@ -24,13 +24,13 @@ _TIME_ERROR: Final = 5
 def memory(_patient: Patient) -> list[Diagnosis]:
     """Whether there is enough of it, and whether loaders can share it."""
     found = kernel.read()
-    text = f"{words.size(found.total)}, {words.size(found.available)} available"
+    text = f"{size(found.total)}, {size(found.available)} available"
     cure = "add memory, or train with less: TRAINING_BATCH_SIZE, TRAINING_WORKERS in .env"
     said = [well("memory", text) if found.total >= _LEAST_MEMORY else weak("memory", text, cure)]
     shared = shutil.disk_usage(_SHARED).total
     if shared < _LEAST_SHARED:
         remount = f"sudo mount -o remount,size=50% {_SHARED}; of a container: --shm-size"
-        said.append(weak("shared memory", f"{_SHARED} has {words.size(shared)}: loaders of images may fail", remount))
+        said.append(weak("shared memory", f"{_SHARED} has {size(shared)}: loaders of images may fail", remount))
     return said
 
 

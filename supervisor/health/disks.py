@@ -11,6 +11,7 @@ from statistics import median
 from typing import Final
 
 from azaion.layout import Layout
+from azaion.words import size
 from supervisor.health import words
 from supervisor.health.looks import Levels, Seen
 from supervisor.health.model import Verdict
@@ -118,7 +119,7 @@ def judge(usage: Usage, levels: Levels, full_in: float | None, now: float) -> Se
         )
     percent = 100 * usage.used / usage.total if usage.total else 0.0
     verdict, eased = levels.judge(percent)
-    text = f"{percent:.1f} % used, {words.size(usage.total - usage.used)} free"
+    text = f"{percent:.1f} % used, {size(usage.total - usage.used)} free"
     if full_in is not None and full_in < 7 * 86400:
         text += f", full at about {words.moment(now + full_in)}"
         if full_in < SOON_S and verdict is Verdict.OK:

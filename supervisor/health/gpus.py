@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from azaion.words import size
 from supervisor.gpus import Gpu, Probe, Reading
 from supervisor.health import words
 from supervisor.health.looks import Levels, Seen, UnreadableError, worst
@@ -51,7 +52,7 @@ def _judge(number: int, gpu: Gpu | None, levels: Levels) -> Seen:
         return _critical(subject, gpu.problem, _REBOOT)
     seen = [*_errors(gpu), *_heat(gpu, levels), *_foreign(gpu)]
     heat = f", {gpu.temperature} °C" if gpu.temperature is not None else ""
-    free = f", {words.size(gpu.free)} of {words.size(gpu.total)} free" if gpu.total and gpu.free is not None else ""
+    free = f", {size(gpu.free)} of {size(gpu.total)} free" if gpu.total and gpu.free is not None else ""
     return worst(seen, subject, f"{gpu.name}{heat}{free}", gpu.temperature)
 
 
@@ -97,7 +98,7 @@ def _foreign(gpu: Gpu) -> list[Seen]:
         return []
     used = sum(tenant.used or 0 for tenant in foreign)
     names = ", ".join(f"{tenant.name or 'process'} {tenant.pid}" for tenant in foreign[:3])
-    amount = f"{words.size(used)} of its memory" if used else "memory"
+    amount = f"{size(used)} of its memory" if used else "memory"
     return [
         Seen(
             verdict=Verdict.WARNING,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from azaion.words import size
 from supervisor.health import words
 from supervisor.health.looks import Levels, Seen, UnreadableError
 from supervisor.health.model import Verdict
@@ -71,7 +72,7 @@ def judge(memory: Memory, levels: Levels) -> Seen:
     """How much is left."""
     percent = 100 * (1 - memory.available / memory.total)
     verdict, eased = levels.judge(percent)
-    text = f"{percent:.0f} % of {words.size(memory.total)} in use, {words.size(memory.available)} available"
+    text = f"{percent:.0f} % of {size(memory.total)} in use, {size(memory.available)} available"
     if memory.swap:
         used = 1 - memory.swap_free / memory.swap
         text += f", swap {100 * used:.0f} % used"

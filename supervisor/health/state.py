@@ -9,6 +9,7 @@ from pathlib import Path
 
 from azaion import files
 from azaion.layout import Layout
+from azaion.words import size
 from supervisor.health import words
 from supervisor.health.looks import Levels, Seen, UnreadableError
 from supervisor.health.model import Verdict
@@ -37,7 +38,7 @@ def read(layout: Layout) -> Database:
     Raises:
         UnreadableError: the database is busy.
     """
-    size = sum(path.stat().st_size for path in layout.database_files if path.exists())
+    total = sum(path.stat().st_size for path in layout.database_files if path.exists())
     try:
         with closing(sqlite3.connect(f"file:{layout.database}?mode=ro", uri=True, timeout=2.0)) as connection:
             (told,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -46,13 +47,13 @@ def read(layout: Layout) -> Database:
     except sqlite3.DatabaseError as error:
         told = str(error)
     if told != "ok":
-        return Database(damage=str(told), bytes=size)
+        return Database(damage=str(told), bytes=total)
     began = time.monotonic()
     try:
         files.write_json(layout.health_probe, {"time": time.time()})
     except OSError as error:
-        return Database(refused=error.strerror or str(error), bytes=size)
-    return Database(write_s=time.monotonic() - began, bytes=size)
+        return Database(refused=error.strerror or str(error), bytes=total)
+    return Database(write_s=time.monotonic() - began, bytes=total)
 
 
 def judge(found: Database, levels: Levels) -> Seen:
@@ -73,7 +74,7 @@ def judge(found: Database, levels: Levels) -> Seen:
     return Seen(
         verdict=verdict,
         eased=eased,
-        text=f"whole, {words.size(found.bytes)}, a durable write takes {1000 * found.write_s:.0f} ms",
+        text=f"whole, {size(found.bytes)}, a durable write takes {1000 * found.write_s:.0f} ms",
         advice="the disk of the state is slow: see what keeps it busy (iostat -x 1), or whether it fails (smartctl)",
         value=found.write_s,
         sure=False,

@@ -8,6 +8,7 @@ from typing import Any, Final
 from rich.cells import cell_len
 from rich.text import Text
 
+from azaion.words import size
 from supervisor.commands import text
 from supervisor.top.lines import clean, cut, fit
 from supervisor.top.source import Away, Look
@@ -127,7 +128,7 @@ def _device(told: Mapping[str, Any]) -> str:
 def _disk(told: Mapping[str, Any]) -> str:
     if "error" in told:
         return f"{told['path']} out of reach ({told['error']})"
-    return f"{told['path']} {told['used_percent']:.0f} % used, {text.size(told['free'])} free"
+    return f"{told['path']} {told['used_percent']:.0f} % used, {size(told['free'])} free"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

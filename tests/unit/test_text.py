@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from azaion.words import size
 from supervisor.commands import text
 from supervisor.commands.status import screen
 
@@ -20,7 +21,7 @@ def test_duration(seconds: float | None, said: str) -> None:
     ("amount", "said"), [(0, "0 B"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB"), (3 << 40, "3.0 TiB")]
 )
 def test_size(amount: float, said: str) -> None:
-    assert text.size(amount) == said
+    assert size(amount) == said
 
 
 def test_a_bar_is_never_longer_than_its_frame() -> None:

@@ -7,7 +7,6 @@ import logging
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -21,6 +20,7 @@ from azaion.layout import AttemptFolder, Layout, ModelFolder
 from azaion.models import MeanwhileError, Model, Why
 from azaion.settings import Config
 from workers import subject
+from workers.attempt import Account
 from workers.evaluation import contender
 from workers.evaluation.finding import Finding
 from workers.evaluation.spec import Spec
@@ -37,11 +37,11 @@ class Session:
 
     def __init__(self, spec: Spec, folder: AttemptFolder, stop: StopSwitch) -> None:
         self.nonce = spec.nonce
-        self.message = ""
-        self.artifacts: dict[str, Any] = {}
+        self.resumption = "another attempt begins again"
+        self.account = Account()
         self._spec = spec
         self._run = spec.run_folder
-        self.folder = self._run.path
+        self.scratch: Path | None = self._run.path
         self._reporter = Reporter(folder)
         self._stop = stop
 
@@ -129,7 +129,7 @@ class Session:
     def _tell(self, model: Model, found: Evaluation | None, verdict: Verdict | None) -> None:
         """The last word."""
         scores = {str(metric): score.value for metric, score in found.scores.items()} if found else {}
-        self.artifacts = {
+        self.account.artifacts = {
             "model": model.name,
             "dataset": found.dataset if found else None,
             "images": found.images if found else None,
@@ -144,10 +144,10 @@ class Session:
             )
         if verdict is not None:
             promoted = verdict.outcome is Outcome.PROMOTED
-            self.artifacts |= {"promoted": promoted, "reason": verdict.reason}
+            self.account.artifacts |= {"promoted": promoted, "reason": verdict.reason}
             use = "is in use now" if promoted else "waits for `models promote`"
             parts.append(f"{model.name} {use}: {verdict.reason}")
-        self.message = "; ".join(parts) or "there was nothing to find in the test images"
+        self.account.message = "; ".join(parts) or "there was nothing to find in the test images"
 
 
 def _current(settings: Config, find: Finding) -> tuple[str | None, Judged | None]:

@@ -17,6 +17,7 @@ from azaion.layout import AttemptFolder, ExportFolder, Layout, ModelFolder
 from azaion.models import Model
 from azaion.progress import ExitCode
 from workers import subject
+from workers.attempt import Account
 from workers.exporting import parity
 from workers.exporting.parity import Parity
 from workers.exporting.spec import Format, Spec
@@ -40,11 +41,11 @@ class Session:
 
     def __init__(self, spec: Spec, folder: AttemptFolder, stop: StopSwitch) -> None:
         self.nonce = spec.nonce
-        self.message = ""
-        self.artifacts: dict[str, Any] = {}
+        self.resumption = "another attempt begins again"
+        self.account = Account()
         self._spec = spec
         self._run = spec.run_folder
-        self.folder = self._run.path
+        self.scratch: Path | None = self._run.path
         self._reporter = Reporter(folder)
         self._stop = stop
 
@@ -63,8 +64,8 @@ class Session:
         imgsz = wanted.imgsz or settings.export.onnx_imgsz
         environment.prepare(self._run)
         records = [self._one(settings.layout, model, kind, imgsz) for kind in wanted.formats]
-        self.artifacts = {"model": model.name, "path": records[0]["path"], "exports": records}
-        self.message = "; ".join(_said(model, record) for record in records)
+        self.account.artifacts = {"model": model.name, "path": records[0]["path"], "exports": records}
+        self.account.message = "; ".join(_said(model, record) for record in records)
 
     def _one(self, layout: Layout, model: Model, kind: Format, imgsz: int) -> dict[str, Any]:
         """One format; returns what is known of it."""

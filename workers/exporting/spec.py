@@ -1,15 +1,11 @@
 """What an export is asked for, checked before anything heavy is loaded."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from azaion import files
-from azaion.layout import AttemptFolder, RunFolder
-from workers.training.errors import SpecError
-from workers.training.spec import Positive
+from workers.assignment import Assignment
 
 
 class Format(StrEnum):
@@ -39,31 +35,8 @@ class Parameters(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     nms: bool = False
 
 
-class Spec(msgspec.Struct, kw_only=True, frozen=True):
-    """What the daemon wrote for this attempt; it may hold more than the worker needs."""
+class Spec(Assignment, kw_only=True, frozen=True):
+    """What the daemon wrote for an attempt at an export."""
 
-    protocol: Literal[1]
     kind: Literal["export"]
-    job: Positive
-    uid: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_-]{1,64}\Z")]
-    nonce: str
-    config: str
-    run: str
     export: Parameters
-
-    @property
-    def run_folder(self) -> RunFolder:
-        """Where the work is done."""
-        return RunFolder(path=Path(self.run).absolute())
-
-
-def load(folder: AttemptFolder) -> Spec:
-    """Read and check the spec of an attempt.
-
-    Raises:
-        SpecError: it is missing, unreadable or asks for something that cannot be done; says what.
-    """
-    try:
-        return msgspec.convert(files.read_json(folder.spec), Spec)
-    except (OSError, files.FileError, msgspec.ValidationError) as error:
-        raise SpecError(f"{folder.spec}: {error}. File the job again with this setting mended") from None

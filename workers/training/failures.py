@@ -27,7 +27,7 @@ _OUT_OF_RAM: Final = (
 def classify(error: BaseException) -> tuple[ExitCode, str]:
     """The exit code of what ended the run, and one line about it."""
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
-        return ExitCode.INTERRUPTED, "asked to stop; goes on from the last checkpoint"
+        return ExitCode.INTERRUPTED, "asked to stop"
     # What the machine lacks comes first: a library may have wrapped it into an error of its own.
     for cause in _chain(error):
         if resource := _resource(cause):

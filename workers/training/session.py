@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from azaion import __version__, config, dataset, files, models
 from azaion.dataset import Snapshot
 from azaion.errors import AzaionError
 from azaion.layout import AttemptFolder, Layout
+from workers.attempt import Account
 from workers.training import base_model, data, environment, nms
 from workers.training.checkpoint import Checkpoint, CheckpointStore
 from workers.training.errors import DataError, SpecError
@@ -22,16 +23,6 @@ from workers.training.stop import StopSwitch
 logger = logging.getLogger(__name__)
 
 
-@dataclass(kw_only=True)
-class Account:
-    """What an attempt can say of itself, whichever way it ends."""
-
-    message: str = ""
-    resumed_from_epoch: int | None = None
-    batch: int | None = None
-    artifacts: dict[str, Any] = field(default_factory=dict)
-
-
 class Session:
     """One attempt at a run.
 
@@ -39,13 +30,21 @@ class Session:
     """
 
     def __init__(self, spec: Spec, folder: AttemptFolder, stop: StopSwitch) -> None:
-        self.account = Account()
-        self.store = CheckpointStore(spec.run_folder)
+        self.nonce = spec.nonce
+        self.scratch: Path | None = None
+        self.resumption = "goes on from the last checkpoint"
+        self._account = Account()
+        self._store = CheckpointStore(spec.run_folder)
         self._spec = spec
         self._run = spec.run_folder
         self._folder = folder
         self._reporter = Reporter(folder)
         self._stop = stop
+
+    @property
+    def account(self) -> Account:
+        """What it can say of itself so far."""
+        return replace(self._account, verified_epoch=self._store.epoch)
 
     def run(self) -> None:
         """Train, judge and register; or what of it is left to do.
@@ -60,9 +59,9 @@ class Session:
             self._put_to_use(layout, registered)
             return
         environment.prepare(self._run)
-        start = self.store.open()
-        self.account.batch = self._spec.train.batch
-        self.account.resumed_from_epoch = start.generation.epoch if start else None
+        start = self._store.open()
+        self._account.batch = self._spec.train.batch
+        self._account.resumed_from_epoch = start.generation.epoch if start else None
         nms.provide()
         environment.settle(self._run)
         self._note_surroundings()
@@ -119,13 +118,13 @@ class Session:
         from workers.training.trainer import Trainer, Wiring  # noqa: PLC0415 - the same
 
         self._reporter.phase("loading")
-        wiring = Wiring(run=self._run, store=self.store, stop=self._stop, reporter=self._reporter)
+        wiring = Wiring(run=self._run, store=self._store, stop=self._stop, reporter=self._reporter)
         trainer = Trainer(arguments, wiring, start)
         try:
             trainer.train()
         finally:
             # After out-of-memory errors in its first epoch the trainer goes on with a smaller one.
-            self.account.batch = trainer.batch_size
+            self._account.batch = trainer.batch_size
             trainer.close()
         self._stop.release()
 
@@ -133,10 +132,10 @@ class Session:
         from workers.training import final  # noqa: PLC0415 - the same
 
         self._reporter.phase("validating")
-        last = self.store.open()
+        last = self._store.open()
         if last is None:
             raise AssertionError("training ended without a checkpoint")
-        best = self.store.best(otherwise=last)
+        best = self._store.best(otherwise=last)
         weights = final.strip(best, self._run)
         metrics = final.judge(weights, arguments, self._run, self._reporter)
         # It reads every image and tells of none, so it is a phase of its own.
@@ -182,7 +181,7 @@ class Session:
 
     def _put_to_use(self, layout: Layout, model: models.Model) -> None:
         metrics, origin = model.card["metrics"], model.card["dataset"]
-        self.account.artifacts = {
+        self._account.artifacts = {
             "model": model.name,
             "path": str(model.weights),
             "dataset": origin["name"],
@@ -202,7 +201,7 @@ class Session:
             if not models.promoted(layout, uid):
                 models.promote(layout, model.name, models.Why(by=by, reason="trained without a gate", key=uid))
             use = "is in use now"
-        self.account.message = (
+        self._account.message = (
             f"mAP50 {metrics.get('mAP50', 0):.3f}, mAP50-95 {metrics.get('mAP50-95', 0):.3f} "
             f"after {model.card['epochs']} epochs; {model.name} {use}"
         )

@@ -1,12 +1,12 @@
 """What the job asks for, checked before anything heavy is loaded."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from azaion import files
-from azaion.layout import AttemptFolder, RunFolder
+from azaion.layout import AttemptFolder
+from workers import assignment
+from workers.assignment import Assignment, Positive
 from workers.training.errors import SpecError
 
 #: What a user may set beside the job's own parameters, by ultralytics' names.
@@ -66,8 +66,6 @@ DECIDED = frozenset(
     }
 )
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-
 
 class Parameters(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The parameters of a run.
@@ -95,23 +93,12 @@ class Parameters(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     overrides: dict[str, Any] = {}
 
 
-class Spec(msgspec.Struct, kw_only=True, frozen=True):
-    """What the daemon wrote for this attempt; it may hold more than the worker needs."""
+class Spec(Assignment, kw_only=True, frozen=True):
+    """What the daemon wrote for an attempt at a training."""
 
-    protocol: Literal[1]
     kind: Literal["train"]
-    job: Positive
-    uid: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_-]{1,64}\Z")]
     attempt: Positive
-    nonce: str
-    config: str
-    run: str
     train: Parameters
-
-    @property
-    def run_folder(self) -> RunFolder:
-        """The run."""
-        return RunFolder(path=Path(self.run).absolute())
 
 
 def load(folder: AttemptFolder) -> Spec:
@@ -120,10 +107,7 @@ def load(folder: AttemptFolder) -> Spec:
     Raises:
         SpecError: it is missing, unreadable or asks for something that cannot be done; says what.
     """
-    try:
-        spec = msgspec.convert(files.read_json(folder.spec), Spec)
-    except (OSError, files.FileError, msgspec.ValidationError) as error:
-        raise SpecError(f"{folder.spec}: {error}. File the job again with this setting mended") from None
+    spec = assignment.load(folder, Spec)
     _check_overrides(spec.train.overrides)
     return spec
 
