@@ -8,7 +8,9 @@ without=(--no-emit-package torch --no-emit-package torchvision)
 while read -r name; do
   without+=(--no-emit-package "$name")
 done < <("${compile[@]}" --extra dev pyproject.toml | grep -oE '^(nvidia|cuda|triton)[a-z0-9-]*' | grep -vx nvidia-ml-py | sort -u)
-for extra in train dev; do
-  "${compile[@]}" --generate-hashes "${without[@]}" --extra "$extra" pyproject.toml -o "requirements/$extra.lock"
-done
+lock() { # NAME EXTRA...
+  "${compile[@]}" --generate-hashes "${without[@]}" "${@:2}" pyproject.toml -o "requirements/$1.lock"
+}
+lock train --extra train --extra publish
+lock dev --extra dev
 "${compile[@]}" --generate-hashes requirements/build.in -o requirements/build.lock
