@@ -13,10 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
@@ -24,23 +22,21 @@ from azaion import failpoints
 from supervisor.health.model import Mute
 from supervisor.jobs import schema
 from supervisor.jobs.events import ALL_EVENTS, Actor, Event, EventFilter
+from supervisor.jobs.line import Line
 from supervisor.jobs.model import (
-    FIRST_OF_CHAIN,
     TERMINAL,
     WAITING,
     Attempt,
     Intent,
     Job,
     JobError,
-    Kind,
-    Limits,
     Maintenance,
-    Needs,
     State,
     Submission,
     sources,
 )
 from supervisor.jobs.outcome import Decision, Ending, cause_of
+from supervisor.jobs.rows import attempt_of, columns_of, job_of
 from supervisor.jobs.schema import StoreError
 from supervisor.processes import Identity
 from supervisor.units.model import Wish
@@ -81,13 +77,13 @@ class Store:
         self._clock = clock
         self._listeners: list[Callable[[], None]] = []
         self._path = path
-        self._waiting: dict[tuple[Any, ...], Job] = {}
         try:
             # Jobs carry their environments: what the socket shows to few, the file must not show to all.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=10.0)
             self._connection.row_factory = sqlite3.Row
             schema.prepare(self._connection, path)
+            self._line = Line(self._connection)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(
                 f"{path}: {error}. If the disk is full, make room; if the file is damaged, move it away "
@@ -135,7 +131,7 @@ class Store:
         row = self._connection.execute("SELECT * FROM jobs WHERE id = ?", (number,)).fetchone()
         if row is None:
             raise JobError(f"there is no job {number}; `azaionctl list --all` shows those that there are")
-        return _job(row)
+        return job_of(row)
 
     def jobs(self, states: Iterable[State] | None = None, limit: int = -1) -> list[Job]:
         """The jobs in these states (all without), the newest ``limit`` of them, in the order in which they came."""
@@ -148,14 +144,14 @@ class Store:
                 f"SELECT * FROM jobs WHERE state IN ({marks}) ORDER BY id DESC LIMIT ?",  # noqa: S608 - marks only
                 (*names, limit),
             )
-        return [_job(row) for row in rows][::-1]
+        return [job_of(row) for row in rows][::-1]
 
     def chain(self, job: Job) -> list[Job]:
         """The jobs of the chain that a job is a part of, in their order; none if it stands alone."""
         if job.chain is None:
             return []
         rows = self._connection.execute("SELECT * FROM jobs WHERE chain = ? ORDER BY id", (job.chain,))
-        return [_job(row) for row in rows]
+        return [job_of(row) for row in rows]
 
     def chains(self, jobs: Iterable[Job]) -> dict[int, list[int]]:
         """The chains that jobs are parts of: the number of the first job to all of them, in their order."""
@@ -173,23 +169,8 @@ class Store:
         """The first jobs that wait, in the order in which their turn comes, without what only their runs need.
 
         Of the parameters of a training its model and its dataset are there.
-
-        There may be ten thousand, and their parameters may be long.
         """
-        cursor = self._connection.cursor()
-        cursor.row_factory = None
-        cursor.execute(
-            f"SELECT {', '.join(_WAITING_COLUMNS)}, CASE kind"  # noqa: S608 - our own names
-            " WHEN 'train' THEN json_object('model', json_extract(parameters, '$.model'),"
-            " 'dataset', json_extract(parameters, '$.dataset')) ELSE '{}' END AS parameters"
-            " FROM jobs WHERE state = 'queued' ORDER BY priority DESC, id LIMIT ?",
-            (limit,),
-        )
-        # From one plan to the next nearly all of them are as they were, and making a job of a row is what costs.
-        known = {row: self._waiting.get(row) or _waiting(row) for row in cursor}
-        if limit < 0:
-            self._waiting = known
-        return list(known.values())
+        return self._line.jobs(limit)
 
     def awaited(self) -> dict[int, State]:
         """The jobs that waiting ones are to come after and that have not succeeded, with their states."""
@@ -208,7 +189,7 @@ class Store:
     def attempts(self, number: int) -> list[Attempt]:
         """Every attempt of a job, the first one first."""
         rows = self._connection.execute("SELECT * FROM attempts WHERE job = ? ORDER BY number", (number,))
-        return [_attempt(row) for row in rows]
+        return [attempt_of(row) for row in rows]
 
     def open_attempt(self, number: int) -> Attempt:
         """The attempt of an active job.
@@ -219,7 +200,7 @@ class Store:
         row = self._connection.execute("SELECT * FROM attempts WHERE job = ? AND ended IS NULL", (number,)).fetchone()
         if row is None:
             raise JobError(f"job {number} has no attempt under way")
-        return _attempt(row)
+        return attempt_of(row)
 
     def leases(self) -> dict[str, int]:
         """Which device is leased to which job."""
@@ -299,16 +280,16 @@ class Store:
         if submission.key is not None:
             row = self._connection.execute("SELECT * FROM jobs WHERE key = ?", (submission.key,)).fetchone()
             if row is not None:
-                return _job(row)
+                return job_of(row)
         if submission.after is not None and (before := self.get(submission.after)).state in TERMINAL - {
             State.SUCCEEDED
         }:
             raise JobError(f"job {before.id} has {before.state}, so what comes after it would never start")
-        first = _columns(submission, uid=secrets.token_hex(8), created=self._clock())
+        first = columns_of(submission, uid=secrets.token_hex(8), created=self._clock())
         with self._transaction():
             number = last = self._insert(first)
             for each in later:
-                columns = _columns(each, uid=secrets.token_hex(8), created=self._clock(), first=first["uid"])
+                columns = columns_of(each, uid=secrets.token_hex(8), created=self._clock(), first=first["uid"])
                 last = self._insert(columns | {"after": last, "chain": number})
             if later:
                 self._connection.execute("UPDATE jobs SET chain = id WHERE id = ?", (number,))
@@ -318,12 +299,14 @@ class Store:
 
     def _insert(self, columns: Mapping[str, Any]) -> int:
         marks = ", ".join("?" * len(columns))
-        number = self._connection.execute(
+        inserted = self._connection.execute(
             f"INSERT INTO jobs ({', '.join(columns)}) VALUES ({marks})",  # noqa: S608 - our own names
             tuple(columns.values()),
-        ).lastrowid
+        )
+        number = _number(inserted.lastrowid)
+        self._line.touch(number)
         self._event(number, "submitted", columns["name"], columns["owner"])
-        return _number(number)
+        return number
 
     def reserve(self, number: int, devices: Sequence[str], used: int = 0) -> Attempt:
         """Give a queued job its next attempt and its devices, before anything is started.
@@ -469,6 +452,7 @@ class Store:
         if job.state not in WAITING:
             raise IllegalTransitionError(f"job {number} is {job.state}: its priority says nothing any more")
         with self._transaction():
+            self._line.touch(number)
             self._connection.execute("UPDATE jobs SET priority = ? WHERE id = ?", (priority, number))
             self._event(number, "priority", f"{job.priority} -> {priority}", actor)
         return self.get(number)
@@ -585,6 +569,7 @@ class Store:
 
     def _move(self, number: int, target: State, *, allowed: frozenset[State] | None = None, **columns: Any) -> None:
         """The one door: a compare-and-set of the state, from whatever may become it, or only from ``allowed``."""
+        self._line.touch(number)
         allowed = allowed or sources(target)
         assignments = "".join(f", {name} = ?" for name in columns)
         marks = ", ".join("?" * len(allowed))
@@ -598,90 +583,7 @@ class Store:
             raise IllegalTransitionError(f"job {number} is {current} and cannot become {target}{hint}")
 
 
-#: What of a waiting job its turn depends on.
-_WAITING_COLUMNS: Final = (
-    *(
-        "id",
-        "uid",
-        "kind",
-        "name",
-        "state",
-        "owner",
-        "priority",
-        "devices",
-        "attempt_limit",
-        "after",
-        "chain",
-        "begins",
-    ),
-    *("preempt", "not_before", "reason", "created", "failures", "interruptions", "verified_epoch", "needs", "limits"),
-)
-#: What only a run needs.
-_LEFT_OUT: Final = MappingProxyType({"artifacts": "{}", "adjusted": "{}", "intent": None})
-
-
-def _waiting(row: tuple[Any, ...]) -> Job:
-    return _job({**_LEFT_OUT, **dict(zip((*_WAITING_COLUMNS, "parameters"), row, strict=True))})
-
-
-def _columns(submission: Submission, *, uid: str, created: float, first: str = "") -> dict[str, Any]:
-    """The row of a new job; ``first`` is the uid of the first job of its chain, if it is a later one."""
-    parameters = {name: first if value == FIRST_OF_CHAIN else value for name, value in submission.parameters.items()}
-    return {
-        "uid": uid,
-        "kind": submission.kind,
-        "name": submission.name,
-        "state": State.HELD if submission.held else State.QUEUED,
-        "reason": f"held by {submission.owner}" if submission.held else "",
-        "parameters": json.dumps(parameters),
-        "owner": submission.owner,
-        "priority": submission.priority,
-        "key": submission.key,
-        "after": submission.after,
-        "begins": submission.begins,
-        "retry_of": submission.retry_of,
-        "preempt": int(submission.preempt),
-        "devices": submission.devices,
-        "attempt_limit": submission.limit,
-        "needs": json.dumps(asdict(submission.needs)),
-        "limits": json.dumps(asdict(submission.limits)),
-        "created": created,
-    }
-
-
 def _number(value: int | None) -> int:
     if value is None:
         raise StoreError("SQLite gave no row number")
     return value
-
-
-def _job(row: sqlite3.Row | Mapping[str, Any]) -> Job:
-    # Ten thousand may wait, and each plan reads them all.
-    columns = dict(row)
-    columns["limit"] = columns.pop("attempt_limit")
-    columns["kind"] = Kind(columns["kind"])
-    columns["state"] = State(columns["state"])
-    columns["intent"] = Intent(columns["intent"]) if columns["intent"] else None
-    columns["preempt"] = bool(columns["preempt"])
-    columns["needs"] = _needs(columns["needs"])
-    columns["limits"] = _limits(columns["limits"])
-    for name in ("parameters", "artifacts", "adjusted"):
-        columns[name] = json.loads(columns[name]) if columns[name] != "{}" else {}
-    return Job(**columns)
-
-
-@lru_cache(maxsize=256)
-def _needs(text: str) -> Needs:
-    return Needs(**json.loads(text))
-
-
-@lru_cache(maxsize=256)
-def _limits(text: str) -> Limits:
-    return Limits(**json.loads(text))
-
-
-def _attempt(row: sqlite3.Row) -> Attempt:
-    columns = dict(row)
-    del columns["job"]
-    pid, start = columns.pop("child_pid"), columns.pop("child_start")
-    return Attempt(**columns, child=Identity(pid, start) if pid is not None else None)

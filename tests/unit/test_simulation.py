@@ -19,6 +19,7 @@ import pytest
 
 from azaion.layout import AttemptFolder, Layout
 from azaion.progress import ExitCode
+from supervisor.jobs.line import Line
 from supervisor.jobs.model import (
     ACTIVE,
     TERMINAL,
@@ -462,6 +463,7 @@ class World:
         assert len(held) == len(set(held)), "two runs hold one device"
         if not self.alive:
             return
+        assert self.store.queue() == Line(self.store._connection).jobs(), "the line is not what the database holds"
         leases = self.store.leases()
         for process in self.living():
             assert all(leases.get(device) == process.job for device in process.devices), "a device was given away"
