@@ -99,7 +99,7 @@ def names() -> set[str]:
 
 def promtool() -> str:
     """Where promtool is; skips the test without it, and fails it where it must be there."""
-    found = shutil.which("promtool", path=f"{ROOT / '.venv' / 'promtool'}:{os.environ['PATH']}")
+    found = shutil.which("promtool", path=f"{ROOT / '.venv' / 'promtool' / 'bin'}:{os.environ['PATH']}")
     if found is None:
         reason = "no promtool: make test fetches it"
         if os.environ.get("CI") or os.environ.get("AZAION_REQUIRE_PROMTOOL") == "1":
