@@ -99,10 +99,12 @@ class Store:
         self._listeners.append(listener)
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, name: str) -> Iterator[None]:
+        """All of it or nothing, durable at its end. Failpoints: ``store.NAME.before-commit`` and ``.committed``."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
+            failpoints.hit(f"store.{name}.before-commit")
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise StoreError(
@@ -114,6 +116,7 @@ class Store:
                 self._connection.execute("ROLLBACK")
         for listener in self._listeners:
             listener()
+        failpoints.hit(f"store.{name}.committed")
 
     # Looking.
 
@@ -286,15 +289,13 @@ class Store:
         }:
             raise JobError(f"job {before.id} has {before.state}, so what comes after it would never start")
         first = columns_of(submission, uid=secrets.token_hex(8), created=self._clock())
-        with self._transaction():
+        with self._transaction("submit"):
             number = last = self._insert(first)
             for each in later:
                 columns = columns_of(each, uid=secrets.token_hex(8), created=self._clock(), first=first["uid"])
                 last = self._insert(columns | {"after": last, "chain": number})
             if later:
                 self._connection.execute("UPDATE jobs SET chain = id WHERE id = ?", (number,))
-            failpoints.hit("store.submit.before-commit")
-        failpoints.hit("store.submit.committed")
         return self.get(number)
 
     def _insert(self, columns: Mapping[str, Any]) -> int:
@@ -318,7 +319,7 @@ class Store:
             JobError: a device is leased already.
         """
         now = self._clock()
-        with self._transaction():
+        with self._transaction("reserve"):
             self._move(number, State.STARTING, reason="", cause=None)
             (last,) = self._connection.execute(
                 "SELECT COALESCE(MAX(number), 0) FROM attempts WHERE job = ?",
@@ -336,13 +337,11 @@ class Store:
                 )
             except sqlite3.IntegrityError:
                 raise JobError(f"one of {', '.join(devices)} is leased already") from None
-            failpoints.hit("store.reserve.before-commit")
-        failpoints.hit("store.reserve.committed")
         return attempt
 
     def started(self, number: int, child: Identity, when: float) -> None:
         """Record that the open attempt runs. Under an intent the job stays ``stopping``."""
-        with self._transaction():
+        with self._transaction("started"):
             if self.get(number).state is not State.STOPPING:
                 self._move(number, State.RUNNING)
             self._connection.execute("UPDATE jobs SET started = COALESCE(started, ?) WHERE id = ?", (when, number))
@@ -353,7 +352,6 @@ class Store:
             )
             if changed.rowcount:
                 self._event(number, "started", f"pid {child.pid}", "azaiond")
-        failpoints.hit("store.started.committed")
 
     def request(self, number: int, intent: Intent, actor: str, grace_s: float | None = None) -> Job:
         """Commit what is asked of a job. One that waits is cancelled at once, unless it is only asked to step aside.
@@ -363,7 +361,7 @@ class Store:
         """
         now = self._clock()
         job = self.get(number)
-        with self._transaction():
+        with self._transaction("request"):
             if job.state in WAITING and intent is Intent.PAUSE:
                 return job
             if job.state in WAITING:
@@ -373,7 +371,6 @@ class Store:
             elif job.intent is None or _STRENGTH[intent] >= _STRENGTH[job.intent]:
                 self._move(number, State.STOPPING, intent=intent, intent_at=now, grace_s=grace_s)
                 self._event(number, f"{intent}-requested", f"grace {grace_s:g} s" if grace_s is not None else "", actor)
-        failpoints.hit("store.request.committed")
         return self.get(number)
 
     def finish(self, number: int, attempt: Attempt, ending: Ending, decision: Decision) -> Job:
@@ -386,8 +383,7 @@ class Store:
         """
         now = self._clock()
         cause = decision.cause if decision.state is State.QUEUED else cause_of(ending)
-        failpoints.hit("store.finish.before")
-        with self._transaction():
+        with self._transaction("finish"):
             closed = self._connection.execute(
                 "UPDATE attempts SET ended = ?, exit_code = ?, cause = ?, resumed_from_epoch = ?"
                 " WHERE job = ? AND number = ? AND ended IS NULL",
@@ -415,7 +411,6 @@ class Store:
             self._event(number, kind, decision.reason, "azaiond")
             if decision.state in TERMINAL - {State.SUCCEEDED}:
                 self._abandon(number, decision.state)
-        failpoints.hit("store.finish.committed")
         return self.get(number)
 
     def hold(self, number: int, actor: str) -> Job:
@@ -425,7 +420,7 @@ class Store:
             IllegalTransitionError: it does not wait any more.
         """
         if self.get(number).state is not State.HELD:
-            with self._transaction():
+            with self._transaction("hold"):
                 self._move(number, State.HELD, reason=f"held by {actor}")
                 self._event(number, "held", "", actor)
         return self.get(number)
@@ -437,7 +432,7 @@ class Store:
             IllegalTransitionError: it does not wait any more.
         """
         if self.get(number).state is not State.QUEUED:
-            with self._transaction():
+            with self._transaction("release"):
                 self._move(number, State.QUEUED, reason="", allowed=frozenset({State.HELD}))
                 self._event(number, "released", "", actor)
         return self.get(number)
@@ -451,7 +446,7 @@ class Store:
         job = self.get(number)
         if job.state not in WAITING:
             raise IllegalTransitionError(f"job {number} is {job.state}: its priority says nothing any more")
-        with self._transaction():
+        with self._transaction("priority"):
             self._line.touch(number)
             self._connection.execute("UPDATE jobs SET priority = ? WHERE id = ?", (priority, number))
             self._event(number, "priority", f"{job.priority} -> {priority}", actor)
@@ -459,7 +454,7 @@ class Store:
 
     def set_maintenance(self, maintenance: Maintenance | None, actor: str) -> None:
         """Have nothing start from now on, or let it start again (None)."""
-        with self._transaction():
+        with self._transaction("maintenance"):
             if maintenance is None:
                 self._connection.execute("DELETE FROM facts WHERE name = 'maintenance'")
             else:
@@ -480,11 +475,10 @@ class Store:
 
     def wish(self, service: str, wish: Wish, kind: str, actor: str) -> None:
         """Keep what somebody wants of a service, with the event that tells of it."""
-        with self._transaction():
+        with self._transaction("wish"):
             row = (f"service {service}", json.dumps(asdict(wish)))
             self._connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", row)
             self._event(None, kind, service, actor)
-        failpoints.hit("store.wish.committed")
 
     def mutes(self) -> dict[str, Mute]:
         """What of health is not to bother anybody, by its name; some may be over."""
@@ -493,7 +487,7 @@ class Store:
 
     def mute(self, name: str, mute: Mute | None, actor: str) -> None:
         """Keep that something of health is not to bother anybody for a while, or (None) that it is to again."""
-        with self._transaction():
+        with self._transaction("mute"):
             if mute is None:
                 self._connection.execute("DELETE FROM facts WHERE name = ?", (f"mute {name}",))
             else:
@@ -509,15 +503,14 @@ class Store:
 
     def keep_alerts(self, value: str, events: Iterable[tuple[str, str]] = ()) -> None:
         """Keep what the alerts' room must know after a restart, with the events (types and texts) that it is about."""
-        with self._transaction():
+        with self._transaction("alerts"):
             self._connection.execute("INSERT OR REPLACE INTO facts VALUES ('alerts', ?)", (value,))
             for kind, text in events:
                 self._event(None, kind, text, "azaiond")
-        failpoints.hit("store.alerts.committed")
 
     def remove(self, number: int, parts: Sequence[str], rule: str, actor: str) -> None:
         """Record that parts of a job that has ended are about to be removed, before anything is."""
-        with self._transaction():
+        with self._transaction("remove"):
             for part in parts:
                 self._connection.execute(
                     "INSERT OR REPLACE INTO removals VALUES (?, ?, ?, ?)", (number, part, self._clock(), rule)
@@ -529,7 +522,7 @@ class Store:
 
         Returns how many they were.
         """
-        with self._transaction():
+        with self._transaction("forget"):
             return self._connection.execute(
                 "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT ?)"
                 " AND (time < ? OR id <= (SELECT MAX(id) FROM events) - ?)",
@@ -553,7 +546,7 @@ class Store:
     def note(self, kind: str, text: str, job: int | None = None, actor: str = "azaiond") -> None:
         """Record an event that changes no job, if there is room for it."""
         try:
-            with self._transaction():
+            with self._transaction("note"):
                 self._event(job, kind, text, actor)
         except StoreError as error:
             _log.error("event not recorded", type=kind, text=text, error=str(error))

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ STEPS = [
     "store.reserve.before-commit",
     "store.reserve.committed",
     "store.started.committed",
-    "store.finish.before",
+    "store.finish.before-commit",
     "store.finish.committed",
     # The first durable writes of a start: config.yaml aside, the attempt's spec.json.
     "files.replace.rename",
@@ -246,3 +247,38 @@ def test_a_restored_database_does_not_take_anothers_device(server: Installation)
     assert "an unknown run" in job["reason"]
     (server.folder / "running").unlink()
     assert server.wait(second)["state"] == "succeeded"
+
+
+def muted(server: Installation) -> bool:
+    """Whether the check of the consumer is; it is looked at soon after the start."""
+    found = until(lambda: server.client.get("/v1/health")["findings"], "something is looked at")
+    return any(each["mute"] for each in found if each["check"] == "consumer")
+
+
+#: What people change beside filing and ending jobs: the command, its event, and where the change is seen.
+CHANGES: dict[str, tuple[str, str, Callable[[Installation], object]]] = {
+    "hold": ("hold 1", "held", lambda server: server.job(1)["state"]),
+    "release": ("release 2", "released", lambda server: server.job(2)["state"]),
+    "priority": ("priority 1 7", "priority", lambda server: server.job(1)["priority"]),
+    "maintenance": ("maintenance on", "maintenance-on", lambda server: server.json("status")["maintenance"]),
+    "mute": ("health mute consumer --for 1h", "health-muted", muted),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_asked_is_done_wholly_or_not_at_all(server: Installation, name: str) -> None:
+    """Killed before its commit, nothing has been asked; killed after it, it is done, and in the events, once."""
+    command, event, look = CHANGES[name]
+    server.start()
+    for held in (False, True):
+        server.submit("true", begins=4e9, hold=held)
+    before = look(server)
+    for step, done in (("before-commit", False), ("committed", True)):
+        server.stop()
+        server.start(f"store.{name}.{step}=1:kill")
+        assert server.ctl(*command.split()).returncode == 4, "nobody has answered"
+        assert server.daemon is not None
+        assert server.daemon.wait() == -signal.SIGKILL
+        server.start()
+        assert (look(server) != before) is done
+        assert len(server.client.get("/v1/events", {"type": event})) == done

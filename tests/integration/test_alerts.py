@@ -121,6 +121,21 @@ def test_an_alert_is_raised_survives_a_restart_and_is_resolved(server: Installat
     assert_hushed(server)
 
 
+@pytest.mark.parametrize("step", ["before-commit", "committed"])
+def test_an_alert_is_told_though_the_daemon_dies_as_it_is_raised(
+    server: Installation, hook: Webhook, step: str
+) -> None:
+    declare(server, {"ops": {"url": hook.url}}, disk={"warning": 0, "critical": 100, "interval_s": 1})
+    daemon = server.launch(f"store.alerts.{step}=1:kill")
+    until(lambda: daemon.poll() is not None, "the daemon dies")
+    assert "WARNING" not in hook.text()
+    server.start()
+    disk = f"disk {server.root}"
+    until(lambda: f"WARNING {disk}: " in hook.text(), "the disk is told of")
+    told = [event["text"] for event in server.client.get("/v1/events", {"type": "alert-raised"})]
+    assert len([text for text in told if disk in text]) == 1
+
+
 def test_jobs_are_told_of_and_a_channel_hears_what_it_wants(server: Installation, hook: Webhook) -> None:
     with webhook() as other:
         wants = {"levels": ["info"], "kinds": ["finished", "resumed"]}

@@ -21,12 +21,13 @@ def workshop(tmp_path: Path, trained: Trained) -> Workshop:
 def test_an_export_survives_every_kill_and_is_whole(workshop: Workshop) -> None:
     folder = ModelFolder(path=workshop.good.path)
     target = folder.export("onnx-96")
-    for attempt, step in enumerate(("export.written", "export.copied", "export.registered"), 1):
+    steps = ("export.written", "export.compared", "export.copied", "export.registered")
+    for attempt, step in enumerate(steps, 1):
         assert not target.path.exists()
         ending = workshop.finish(workshop.file("export", "job", attempt, of=UID), f"{step}=1:kill")
         assert ending.code == -9, (step, ending.log)
     made = files.sha256(target.path / "azaion.onnx")
-    ending = workshop.finish(workshop.file("export", "job", 4, of=UID))
+    ending = workshop.finish(workshop.file("export", "job", 5, of=UID))
     assert ending.code == 0, ending.log
     # It was there already.
     assert "starting export" not in ending.log

@@ -59,7 +59,11 @@ def test_every_death_between_training_and_the_last_word_is_taken_up_again(tmp_pa
         assert ending.code == KILLED, ending.log
         assert ending.epochs == ([1, 2, 3] if number == 1 else [])  # a finished run is never "resumed"
         assert not ending.result
-    ending = world.finish(world.file(6))
+    # It has said its last word, and died before its exit could say the same.
+    ending = world.finish(world.file(6), AZAION_FAILPOINTS="result.written=1:kill")
+    assert ending.code == KILLED, ending.log
+    assert ending.result["exit_code"] == ExitCode.SUCCEEDED
+    ending = world.finish(world.file(7))
     assert ending.code == ExitCode.SUCCEEDED, ending.log
     (model,) = models.load_all(world.layout)
     assert model.card["attempt"] == 3

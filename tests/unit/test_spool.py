@@ -102,6 +102,18 @@ def test_a_dead_writers_temporary_file_is_cleaned_and_takes_no_number(spool: Spo
     assert not list(folder.glob(".tmp-*"))
 
 
+def test_a_writer_that_dies_leaves_whole_messages_and_the_next_goes_on(spool: Spool, folder: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from azaion.annotations.spool import Spool;"
+        " Spool(Path(sys.argv[1])).append((10, b'body %d' % number) for number in range(5))"
+    )
+    environment = os.environ | {"AZAION_FAILPOINTS": "spool.appended=2:kill"}
+    died = subprocess.run([sys.executable, "-c", script, folder], env=environment, check=False)
+    assert died.returncode == -9
+    fill(spool, 1, 2)
+    assert [message.body for message in spool.read(0, **GROUP)] == [b"body 0", b"body 1", b"body 2"]
+
+
 def test_a_body_that_is_too_large_is_not_added(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool_module, "MAX_MESSAGE_BYTES", 10)
     with pytest.raises(BadMessageError, match="11 bytes"):
