@@ -206,8 +206,9 @@ class Gflow(Queue):
         self._first = told.split()[3]
 
     def fill(self, count: int) -> None:
-        # One by one it takes a second for every few jobs.
-        self.call([*self.submit([], behind=True), "--array", f"1-{count}", "true"])
+        # One by one it takes a second for every few jobs, and it refuses a request with all of them.
+        for begun in range(0, count, 500):
+            self.call([*self.submit([], behind=True), "--array", f"1-{min(500, count - begun)}", "true"])
 
     def end(self) -> None:
         """End the daemon, and the tmux in which its jobs are."""
