@@ -50,9 +50,9 @@ format: $(DEV) ## put every file into ruff's format
 bench: $(DEV) ## the figures of docs/performance.md
 	$(BIN)/python -m benchmarks
 
-soak: $(DEV) ## random kills, hostile messages and simulated queues, for an hour and more (KILLS=5000); AZAION_SEED=N replays one
-	AZAION_KILLS=$(KILLS) AZAION_FUZZ=1000000 AZAION_SIMULATIONS=10000 \
-	  $(BIN)/python -m pytest tests/faults tests/unit/test_{simulation,health,alerts}.py -s -k "random or simulation or storm" --override-ini timeout=0
+soak: $(DEV) ## random kills, a death at every durable step, hostile messages and simulated queues, for an hour and more (KILLS=5000); AZAION_SEED=N replays one
+	AZAION_KILLS=$(KILLS) AZAION_SWEEP=1 AZAION_FUZZ=1000000 AZAION_SIMULATIONS=10000 \
+	  $(BIN)/python -m pytest tests/faults tests/unit/test_{simulation,health,alerts}.py -s -k "random or simulation or storm or every_step" --override-ini timeout=0
 
 lock: $(UV) ## make the locks anew from pyproject.toml
 	bash requirements/lock.sh $(UV)

@@ -1,9 +1,10 @@
 """Failpoints: named steps at which a test can make the process die, fail or wait.
 
 Driven by ``AZAION_FAILPOINTS``, a comma-separated list of ``name=nth:action``: at the nth time (from 1) that the step
-``name`` is reached, the action happens. Off at the cost of one comparison.
+``name`` is reached, or any step if the name is ``*``, the action happens. Off at the cost of one comparison.
 
     AZAION_FAILPOINTS=store.submit.committed=3:kill
+    AZAION_FAILPOINTS=*=17:kill
 """
 
 import errno
@@ -63,6 +64,7 @@ def hit(name: str) -> None:
     """Reach the step ``name``."""
     if not _plan:
         return
-    _count[name] += 1
-    if action := _plan.get((name, _count[name])):
-        action()
+    for each in (name, "*"):
+        _count[each] += 1
+        if action := _plan.get((each, _count[each])):
+            action()
