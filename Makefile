@@ -14,6 +14,7 @@ DEV := $(VENV)/.dev
 RABBITMQ := $(VENV)/rabbitmq
 PROMTOOL := $(VENV)/promtool
 CHROMIUM := $(VENV)/chromium
+SWIFT := $(VENV)/swift
 
 .PHONY: help demo picture pictures test test-gpu lint format bench soak lock clean
 
@@ -30,9 +31,10 @@ pictures: $(TRAIN) $(CHROMIUM) ## draw `status`, `top` and a report of a trainin
 	$(BIN)/python etc/pictures/pictures.py docs
 	$(BIN)/python etc/pictures/report.py docs/report.png
 
-test: $(DEV) $(RABBITMQ) $(PROMTOOL) $(CHROMIUM) ## install, lint, then run every test that needs no GPU
+test: $(DEV) $(RABBITMQ) $(PROMTOOL) $(CHROMIUM) $(SWIFT) ## install, lint, then run every test that needs no GPU
 	@$(MAKE) --no-print-directory lint
 	@echo "skipped here: tests/gpu (needs an NVIDIA GPU: make test-gpu), the hours-long soak (make soak)"
+	@[ "$$(id -u)" = 0 ] || echo "skipped without root: tests/systemd (sudo $(BIN)/python -m pytest tests/systemd)"
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --cov --cov-report=term:skip-covered
 
 test-gpu: $(DEV) ## the tests for a machine with an NVIDIA GPU
@@ -94,6 +96,9 @@ $(PROMTOOL): | $(BIN)/python
 
 $(CHROMIUM): | $(BIN)/python
 	@bash tests/chromium.sh $@
+
+$(SWIFT): | $(BIN)/python
+	@bash tests/swift.sh $@
 
 $(UV): | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/lock

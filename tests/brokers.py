@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import os
-import random
 import re
 import secrets
 import shutil
@@ -37,9 +36,10 @@ from rstream.exceptions import ClientError, ServerError
 from rstream.producer import _MessageNotification
 from rstream.recovery import BackOffRecoveryStrategy
 
+from tests.certificates import certify
+from tests.guards import Guard
+from tests.ports import HOST, free_ports
 from tests.waiting import until
-
-HOST = "127.0.0.1"
 
 #: The largest frame that a broker takes unless told otherwise.
 _FRAME = 1 << 20
@@ -50,29 +50,6 @@ _ABSENT = (OSError, TimeoutError, ConnectionClosed, ServerError, ClientError)
 #: What a test publishes: a status for the application property `AnnotationStatus` (None: no such property) and a body,
 #: or the bytes of a whole message, which need not be AMQP.
 Publication = tuple[int | str | None, bytes] | bytes
-
-_WATCH = """
-while read -r line; do pids=$line; done
-[ -z "$pids" ] || kill -KILL $pids
-for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$1" 2>/dev/null && break; sleep 0.2; done
-"""
-
-_CERTIFICATES = """
-[req]
-distinguished_name = name
-[name]
-[authority]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign, cRLSign
-subjectKeyIdentifier = hash
-[server]
-basicConstraints = critical, CA:FALSE
-keyUsage = critical, digitalSignature
-extendedKeyUsage = serverAuth
-subjectKeyIdentifier = hash
-authorityKeyIdentifier = keyid
-subjectAltName = DNS:localhost, IP:127.0.0.1
-"""
 
 
 @dataclass(frozen=True)
@@ -143,18 +120,6 @@ def _missing(reason: str) -> NoReturn:
     if os.environ.get("CI") or os.environ.get("AZAION_REQUIRE_RABBITMQ") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
-
-
-def _free_ports(count: int) -> Iterator[int]:
-    """Ports below those that the kernel gives to outgoing connections, so that a stopped broker finds its own again."""
-    with ExitStack() as held:
-        while count:
-            port = random.SystemRandom().randrange(15_000, 30_000)
-            probe = held.enter_context(socket.socket())
-            with suppress(OSError):
-                probe.bind((HOST, port))
-                count -= 1
-                yield port
 
 
 def _answers(port: int) -> bool:
@@ -275,7 +240,7 @@ class Broker:
         self.reader = User("reader")
         self.streams: dict[str, Retention] = dict.fromkeys(streams, retention or Retention())
         self.stream = streams[0] if streams else ""
-        self.port, self.tls_port, self._epmd_port, self._node_port = _free_ports(4)
+        self.port, self.tls_port, self._epmd_port, self._node_port = free_ports(4)
         self._frame_max = frame_max or _FRAME
         self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
@@ -283,9 +248,10 @@ class Broker:
         try:
             self.folder = Path(tempfile.mkdtemp(prefix="az-rabbit-"))
             self._cleanup.callback(shutil.rmtree, self.folder, ignore_errors=True)
-            self._watcher = self._watch()
+            self._guard = Guard(self.folder)
+            self._cleanup.callback(self._guard.release)
             self._link_home()
-            self.ca = self._certify() if tls else self.folder / "no-ca.pem"
+            self.ca = certify(self.folder) if tls else self.folder / "no-ca.pem"
             self._define(owner)
             self._configure(
                 {
@@ -360,7 +326,7 @@ class Broker:
                 start_new_session=True,
             )
         self._paused = False
-        self._tell_watcher(self._epmd, self._process)
+        self._guard.tell(self._epmd, self._process)
 
     def start(self) -> None:
         """Start the broker, on the same data and ports if it ran before, and wait until it serves its streams."""
@@ -562,20 +528,6 @@ class Broker:
             for client in itertools.chain(*producer._pool._clients.values()):
                 await hang_up(client)
 
-    def _watch(self) -> subprocess.Popen[bytes]:
-        """A process that outlives a killed test run just long enough to kill the broker and remove its folder."""
-        watcher = subprocess.Popen(
-            ["/bin/sh", "-c", _WATCH, "sh", self.folder], stdin=subprocess.PIPE, start_new_session=True
-        )
-        self._cleanup.callback(_release, watcher)
-        return watcher
-
-    def _tell_watcher(self, *running: subprocess.Popen[bytes]) -> None:
-        """Whom it would have to kill."""
-        assert self._watcher.stdin is not None
-        self._watcher.stdin.write(" ".join(str(process.pid) for process in running).encode() + b"\n")
-        self._watcher.stdin.flush()
-
     def _start_epmd(self) -> subprocess.Popen[bytes]:
         epmd = subprocess.Popen(
             [self._server.programs / "epmd", "-address", HOST, "-port", str(self._epmd_port)],
@@ -585,12 +537,12 @@ class Broker:
         )
 
         def end() -> None:
-            self._tell_watcher()
+            self._guard.tell()
             epmd.kill()
             epmd.wait()
 
         self._cleanup.callback(end)
-        self._tell_watcher(epmd)
+        self._guard.tell(epmd)
         until(lambda: _answers(self._epmd_port) or epmd.poll() is not None, "epmd answers")
         assert epmd.poll() is None, f"epmd has ended with {epmd.returncode}"
         return epmd
@@ -602,7 +554,7 @@ class Broker:
     def _end(self, number: signal.Signals) -> None:
         assert self._process is not None
         # Before it is reaped, for afterwards its number may be somebody else's.
-        self._tell_watcher(self._epmd)
+        self._guard.tell(self._epmd)
         self._process.send_signal(number)
         try:
             self._process.wait(30)
@@ -694,33 +646,6 @@ class Broker:
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": ("-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}"),
         }
 
-    def _certify(self) -> Path:
-        """A private authority, and its certificate for the server; returns the authority's."""
-
-        def openssl(*arguments: str) -> None:
-            subprocess.run(["/usr/bin/env", "openssl", *arguments], cwd=self.folder, check=True, capture_output=True)
-
-        (self.folder / "openssl.cnf").write_text(_CERTIFICATES, encoding="utf-8")
-        new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-config", "openssl.cnf")
-        authority = (
-            "-keyout",
-            "ca.key",
-            "-out",
-            "ca.pem",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=tests",
-            "-extensions",
-            "authority",
-        )
-        openssl("req", "-x509", *new, *authority)
-        openssl("req", *new, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost")
-        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-set_serial", "1", "-days", "2")
-        extended = ("-extfile", "openssl.cnf", "-extensions", "server")
-        openssl("x509", "-req", "-in", "server.csr", "-out", "server.pem", *signed, *extended)
-        return self.folder / "ca.pem"
-
 
 class _Settled:
     """Counts what the broker has confirmed."""
@@ -754,12 +679,6 @@ def _groups(messages: Iterable[Any], batch: int, frame_max: int) -> Iterator[lis
 
 def _advertise(kind: str, address: tuple[str, int]) -> dict[str, object]:
     return {f"stream.advertised_{kind}host": address[0], f"stream.advertised_{kind}port": address[1]}
-
-
-def _release(watcher: subprocess.Popen[bytes]) -> None:
-    assert watcher.stdin is not None
-    watcher.stdin.close()
-    watcher.wait(10)
 
 
 #: `with broker() as rabbit:` gives one that is ready, and gone with all it had at the end.

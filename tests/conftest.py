@@ -5,8 +5,11 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from tests.azaion_api import Platform, platform
 from tests.brokers import Broker, broker
 from tests.installations import Installation, installation
+from tests.objects import ObjectStore, SeaweedFS, running
+from tests.swift import Swift
 from tests.trained_models import Trained, train
 
 # A busy machine is no failure; one that is, is printed so that it can be replayed.
@@ -45,3 +48,31 @@ def own_rabbit() -> Iterator[Broker]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """One tiny training (some 15 s) for all tests of what comes after it; nobody writes into it."""
     return train(tmp_path_factory.mktemp("trained") / "world")
+
+
+@pytest.fixture(scope="session")
+def objects() -> Iterator[ObjectStore]:
+    """One S3 server for all tests that leave it as it is, and take keys that no other test knows."""
+    with running(SeaweedFS()) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def swift() -> Iterator[ObjectStore]:
+    """The same, of another make."""
+    with running(Swift()) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def api_process() -> Iterator[Platform]:
+    """One Azaion API for all tests."""
+    with platform() as made:
+        yield made
+
+
+@pytest.fixture
+def azaion(api_process: Platform) -> Platform:
+    """The Azaion API, without trouble, and with nobody logged in."""
+    api_process.forget()
+    return api_process

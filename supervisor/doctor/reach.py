@@ -1,9 +1,11 @@
 """What is far away: the broker, the API that models are published to."""
 
+from collections.abc import Callable
 from functools import partial
 
 from azaion.config import ConfigError, PublishTarget, SecretReference, Source
 from azaion.environment import resolve
+from azaion.settings import Api
 from supervisor.doctor.model import Diagnosis, Patient, ill, weak, well
 from supervisor.health.broker import BrokerLook
 from supervisor.health.looks import Seen
@@ -29,7 +31,31 @@ async def publishing(patient: Patient) -> list[Diagnosis]:
     api = patient.config.api
     if patient.config.daemon.publish_target is not PublishTarget.AZAION or api is None:
         return [well("publishing", f"not to the API: AZAION_PUBLISH_TARGET={patient.config.daemon.publish_target}")]
-    return [_said("publishing", seen) for seen in await look_at_api(Place.of_url(api.url))]
+    found = [_said("publishing", seen) for seen in await look_at_api(Place.of_url(api.url))]
+    if any(each.verdict is not Verdict.OK for each in found):
+        return found
+    return [await _login(api, partial(resolve, api.password, patient.environ, patient.env_file))]
+
+
+async def _login(api: Api, secret: Callable[[], str]) -> Diagnosis:
+    """Whether the API takes our login."""
+    try:
+        # Not every server has what publishing needs.
+        from azaion.publishing.access import ApiAccess, Patience  # noqa: PLC0415
+        from azaion.publishing.api import AzaionApi  # noqa: PLC0415
+        from azaion.publishing.errors import PublishingError  # noqa: PLC0415
+    except ImportError as error:
+        cure = "install azaion-training[publish], or set AZAION_PUBLISH_TARGET=none"
+        return ill("publishing", f"a library is missing: {error.name}", cure)
+    try:
+        access = ApiAccess(url=api.url, email=api.email, password=secret(), hardware="")
+        async with AzaionApi(access, Patience(silence_s=10.0, attempts=1)) as session:
+            await session.login()
+    except ConfigError as error:
+        return ill("publishing", " ".join(str(error).split()), "put AZAION_API_PASSWORD where publishing finds it")
+    except PublishingError as error:
+        return ill("publishing", str(error), "check AZAION_API_EMAIL and AZAION_API_PASSWORD")
+    return well("publishing", f"{api.url} takes the login {api.email}")
 
 
 def alerts(patient: Patient) -> list[Diagnosis]:

@@ -18,6 +18,7 @@ from supervisor.doctor import machine, reach, software, storage
 from supervisor.doctor.model import Diagnosis, Patient, ill, well
 from supervisor.doctor.table import examine, patient_of
 from supervisor.health.model import Verdict
+from tests.azaion_api import Platform
 from tests.installations import Installation
 from tests.nvml import FakeNvml
 
@@ -80,6 +81,21 @@ async def test_a_broker_and_an_api_that_are_not_there(server: Installation) -> N
         diagnosis = only(found, name)
         assert (diagnosis.verdict, "Connection refused" in diagnosis.text) == (Verdict.CRITICAL, True), diagnosis
     assert "hushhush" not in str(found)
+
+
+async def test_a_login_that_the_api_does_not_take(
+    server: Installation, azaion: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(azaion.ca))
+    access = azaion.access
+    api = {"AZAION_API_URL": access.url, "AZAION_API_EMAIL": access.email, "AZAION_PUBLISH_TARGET": "azaion"}
+    good = await examine(patient(server, **api, AZAION_API_PASSWORD=access.password), [reach.publishing])
+    assert good == [well("publishing", f"{access.url} takes the login {access.email}")]
+    wrong = {**api, "AZAION_API_PASSWORD": "hushhush"}
+    bad = await examine(patient(server, **wrong), [reach.publishing])
+    diagnosis = only(bad, "publishing")
+    assert (diagnosis.verdict, "does not take the login" in diagnosis.text) == (Verdict.CRITICAL, True)
+    assert "hushhush" not in str(diagnosis)
 
 
 def test_folders(server: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

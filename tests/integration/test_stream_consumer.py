@@ -20,9 +20,10 @@ from azaion.annotations.quarantine import QUARANTINE_LIMIT
 from supervisor import processes, services
 from supervisor.services import Service, ServiceSpec
 from tests.annotation_messages import Event, created, deleted, edited, expected, found, validated
-from tests.brokers import HOST, Broker
+from tests.brokers import Broker
 from tests.consumers import broker_variables, end_of
 from tests.installations import Installation, installation
+from tests.ports import HOST
 from tests.waiting import until
 
 EVENTS = [created("a", 1), edited("a", 2, 20, ".png"), created("b", 3), validated("b", "a")]

@@ -1,0 +1,1 @@
+"""The way out: trained models, encrypted and signed, to those who use them."""
