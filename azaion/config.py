@@ -14,7 +14,7 @@ from typing import Any, Final
 import yaml
 
 from azaion import files, yaml_file
-from azaion.environment import read_env_file, resolve
+from azaion.environment import base, credentials, read_env_file, resolve
 from azaion.layout import Layout
 from azaion.settings import (
     SECTIONS,
@@ -59,7 +59,7 @@ _HEAD: Final = """\
 
 
 def settings(environ: Mapping[str, str], env_file: Path | None) -> Config:
-    """Check every setting of ``.env`` and the environment, which beats ``.env``.
+    """Check every setting: of ``.env``, of the environment, which beats it, of systemd's credentials, which beat both.
 
     A relative path counts from the folder of ``.env``. An empty value counts as not given.
 
@@ -67,8 +67,9 @@ def settings(environ: Mapping[str, str], env_file: Path | None) -> Config:
         ConfigError: names every missing, unknown and malformed variable in one go, and shows no secret.
     """
     found, problems = read_env_file(env_file) if env_file is not None else ({}, [])
-    here = (env_file.parent if env_file is not None else Path()).absolute()
-    texts = {variable.name: environ.get(variable.name) or found.get(variable.name) for variable in VARIABLES}
+    here = base(env_file, environ)
+    given = {**found, **{name: value for name, value in environ.items() if value}, **credentials(environ)}
+    texts = {variable.name: given.get(variable.name) for variable in VARIABLES}
     values: dict[str, Any] = {}
     for variable in VARIABLES:
         text = texts[variable.name] or _default(variable, values)

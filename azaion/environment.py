@@ -4,6 +4,7 @@ import io
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,34 @@ _MAX_BYTES: Final = 64 << 10
 
 #: Set by systemd for a unit with LoadCredential=.
 _CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
+#: The credential that is a whole `.env`, so that nobody but root need be able to read the file itself.
+_WHOLE: Final = "env"
+
+
+def env_file(environ: Mapping[str, str]) -> Path | None:
+    """The ``.env`` of this process: systemd's credential ``env``, else ``.env`` in the current folder, if any."""
+    folder = environ.get(_CREDENTIALS)
+    places = [Path(folder, _WHOLE)] if folder else []
+    return next((path for path in (*places, Path(".env")) if os.path.lexists(path)), None)
+
+
+def base(env_file: Path | None, environ: Mapping[str, str]) -> Path:
+    """The folder from which relative paths count: that of ``.env``, unless that is a credential."""
+    if env_file is None or str(env_file.parent) == environ.get(_CREDENTIALS):
+        return Path().absolute()
+    return env_file.parent.absolute()
+
+
+def credentials(environ: Mapping[str, str]) -> dict[str, str]:
+    """The settings that systemd has handed over as credentials of their own, one file each.
+
+    Raises:
+        ConfigError: one is there and cannot be read.
+    """
+    if not (folder := environ.get(_CREDENTIALS)):
+        return {}
+    paths = {name: Path(folder, name) for name in _NAMES}
+    return {name: _credential(path) for name, path in paths.items() if path.exists()}
 
 
 def read_env_file(path: Path) -> tuple[dict[str, str], list[str]]:
@@ -57,14 +86,8 @@ def resolve(reference: SecretReference, environ: Mapping[str, str], env_file: Pa
     """
     name = reference.variable
     if folder := environ.get(_CREDENTIALS):
-        path = Path(folder, name)
-        try:
-            return files.read_small(path, limit=_MAX_BYTES, follow_links=True).decode().removesuffix("\n")
-        except FileNotFoundError:
-            pass
-        except (OSError, files.FileError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
-            raise ConfigError(f"{name} cannot be read from systemd's credentials:", [f"{path}: {reason}"]) from None
+        with suppress(FileNotFoundError):
+            return _credential(Path(folder, name))
     if value := environ.get(name):
         return value
     if env_file is not None and env_file.exists() and (value := read_env_file(env_file)[0].get(name)):
@@ -73,6 +96,16 @@ def resolve(reference: SecretReference, environ: Mapping[str, str], env_file: Pa
         f"The secret {name} was not found:",
         [f"it is in no credential of systemd (LoadCredential={name}:...), no environment variable and no .env"],
     )
+
+
+def _credential(path: Path) -> str:
+    try:
+        return files.read_small(path, limit=_MAX_BYTES, follow_links=True).decode().removesuffix("\n")
+    except FileNotFoundError:
+        raise
+    except (OSError, files.FileError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+        raise ConfigError(f"{path.name} cannot be read from systemd's credentials:", [f"{path}: {reason}"]) from None
 
 
 _NAMES: Final = frozenset(variable.name for variable in VARIABLES)

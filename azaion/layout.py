@@ -11,6 +11,11 @@ DEFAULT_STATE: Final = Path("/var/lib/azaion")
 RUN_FOLDER: Final = Path("/run/azaion")
 
 
+def order(name: str) -> Path:
+    """What the unit ``azaion-train@NAME.service`` runs: a line of shell, there for as long as the unit may need it."""
+    return RUN_FOLDER / "orders" / name
+
+
 def default_socket(state: Path) -> Path:
     """The control socket where AZAION_SOCKET does not name it."""
     return (RUN_FOLDER if RUN_FOLDER.is_dir() else state) / "control.sock"

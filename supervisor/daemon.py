@@ -5,6 +5,7 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import structlog
 from azaion import __version__, config, declarations, files
 from azaion.config import Config, LauncherName
 from azaion.declarations import Declarations
-from azaion.environment import resolve
+from azaion.environment import env_file, resolve
 from azaion.errors import AzaionError
 from azaion.logs import secrets
 from azaion.redaction import Redaction
@@ -37,7 +38,9 @@ from supervisor.jobs.runner import Runner, machine_of
 from supervisor.jobs.scheduler import CPU
 from supervisor.jobs.stillness import Patience
 from supervisor.jobs.store import Store
+from supervisor.jobs.systemd import SystemdLauncher
 from supervisor.logs import configure
+from supervisor.notify import Notifier, handed_over
 from supervisor.retention import RetentionRoom
 from supervisor.units.room import UnitRoom
 
@@ -61,17 +64,19 @@ def main() -> None:
         settings = configuration(arguments.config)
         declared = declarations.read(settings.daemon.declarations, required=settings.declarations_required)
         launcher = launcher_of(settings)
+        notifier = Notifier(os.environ)
+        listening = handed_over(os.environ, settings.daemon.socket)
     except AzaionError as error:
         print(f"azaiond: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
         sys.exit(EX_CONFIG)
     except OSError as error:
         # Not the configuration's fault, so that another start may help.
         _give_up([SupervisorError(f"the state folder cannot be written: {error}; make room on its disk")])
-    hidden = secrets(settings, declared, environment=os.environ, env_file=Path(".env"))
+    hidden = secrets(settings, declared, environment=os.environ, env_file=env_file(os.environ))
     configure(settings.daemon.log_format, Redaction(hidden))
     try:
         with files.locked(settings.layout.daemon_lock, wait=False):
-            asyncio.run(serve(settings, launcher, declared))
+            asyncio.run(serve(settings, launcher, declared, notifier, listening))
     except BlockingIOError:
         _give_up([SupervisorError(f"another azaiond works with {settings.layout.state}; stop it first")])
     except AzaionError as error:
@@ -95,11 +100,7 @@ def configuration(path: Path | None) -> Config:
     Raises:
         AzaionError: it is wrong, or the root of the data is absent.
     """
-    if path is None:
-        environment_file = Path(".env")
-        settings = config.settings(os.environ, environment_file if environment_file.exists() else None)
-    else:
-        settings = config.load(path)
+    settings = config.settings(os.environ, env_file(os.environ)) if path is None else config.load(path)
     config.check_root(settings)
     config.make_folders(settings.layout)
     rendered = settings.layout.config
@@ -115,16 +116,32 @@ def launcher_of(settings: Config) -> Launcher:
     Raises:
         SupervisorError: it cannot be used here.
     """
-    if settings.daemon.launcher is not LauncherName.FORK:
-        raise SupervisorError(
-            f"AZAION_LAUNCHER={settings.daemon.launcher}: this version has only the launcher `fork`",
-        )
-    refuse_under_systemd()
-    return ForkLauncher()
+    match settings.daemon.launcher:
+        case LauncherName.FORK:
+            refuse_under_systemd()
+            return ForkLauncher()
+        case LauncherName.SYSTEMD:
+            return SystemdLauncher()
+        case other:
+            raise SupervisorError(f"AZAION_LAUNCHER={other}: this version has the launchers `fork` and `systemd`")
 
 
-async def serve(settings: Config, launcher: Launcher, declared: Declarations) -> None:
-    """Run every room until SIGTERM or SIGINT, then stop the consumer and leave the runs and the services alone."""
+async def serve(
+    settings: Config,
+    launcher: Launcher,
+    declared: Declarations,
+    notifier: Notifier,
+    listening: socket.socket | None,
+) -> None:
+    """Run every room until SIGTERM or SIGINT, then stop the consumer and leave the runs and the services alone.
+
+    Args:
+        settings: the configuration.
+        launcher: how shims are started.
+        declared: what the user has declared.
+        notifier: tells systemd how we are.
+        listening: the control socket, if systemd keeps it for us.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -171,7 +188,7 @@ async def serve(settings: Config, launcher: Launcher, declared: Declarations) ->
             store,
             health.findings,
             runner.alerts,
-            Sender(lambda secret: resolve(secret, os.environ, Path(".env"))),
+            Sender(lambda secret: resolve(secret, os.environ, env_file(os.environ))),
         )
         health.listen(alerts.poke)
         server = Server(
@@ -186,6 +203,8 @@ async def serve(settings: Config, launcher: Launcher, declared: Declarations) ->
             history=history,
             alerts=alerts,
             loop=loop_lag,
+            listening=listening,
+            serving=notifier.ready,
         )
         store.note("daemon-started", f"azaion {__version__}, pid {os.getpid()}")
         _log.info("started", version=__version__, pid=os.getpid(), state=str(settings.layout.state))
@@ -201,10 +220,12 @@ async def serve(settings: Config, launcher: Launcher, declared: Declarations) ->
             health.run(),
             history.run(),
             alerts.run(),
+            notifier.run(),
         ]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(room) for room in rooms]
             await stopping.wait()
+            notifier.stopping()
             _log.info("stopping; the runs and the services go on")
             for task in tasks:
                 task.cancel()

@@ -136,6 +136,13 @@ def lock_holder(path: Path) -> int | None:
     return None
 
 
+def expendable(pid: int) -> None:
+    """Have a child not share the protection that systemd gives the daemon when memory is short."""
+    # It may have ended, or be less protected already, which nobody may take back.
+    with contextlib.suppress(OSError):
+        (_PROC / str(pid) / "oom_score_adj").write_text("0", encoding="ascii")
+
+
 async def finished(process: subprocess.Popen[bytes]) -> int:
     """Wait for a child of ours without polling; returns its exit code, negative for a signal."""
     if process.returncode is not None:

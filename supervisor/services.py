@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from supervisor.processes import finished
+from supervisor.processes import expendable, finished
 
 #: A child that lived this long is healthy again: its next death is its first.
 HEALTHY_S: Final = 60.0
@@ -103,6 +103,7 @@ class Service:
                     env={name: os.environ[name] for name in self._spec.environment if name in os.environ},
                 )
             self.pid = process.pid
+            expendable(process.pid)
             self._become(ServiceState.RUNNING, f"pid {process.pid}")
             try:
                 return await finished(process)

@@ -22,6 +22,7 @@ from azaion.annotations.spool import Spool
 from azaion.annotations.stream import Source
 from azaion.config import Config, ConfigError
 from azaion.config import Source as SourceName
+from azaion.environment import env_file
 from azaion.errors import AzaionError
 from azaion.redaction import Redaction
 
@@ -40,7 +41,8 @@ def main() -> int:
     logs.configure(renderer, Redaction())
     try:
         settings = config.load(arguments.config)
-        logs.configure(renderer, Redaction(logs.secrets(settings, environment=os.environ, env_file=Path(".env"))))
+        hidden = logs.secrets(settings, environment=os.environ, env_file=env_file(os.environ))
+        logs.configure(renderer, Redaction(hidden))
         config.check_root(settings)
         source = source_of(settings)
     except (AzaionError, OSError) as error:
@@ -67,7 +69,7 @@ def source_of(settings: Config) -> Source:
         raise ConfigError("the configuration cannot be used:", ["AZAION_SOURCE=rabbitmq needs RABBITMQ_*"])
     link.quiet()
     link.ssl_context(broker)
-    secret = partial(config.resolve, broker.password, os.environ, Path(".env"))
+    secret = partial(config.resolve, broker.password, os.environ, env_file(os.environ))
     secret()
     return RabbitMQSource(broker, secret)
 

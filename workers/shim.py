@@ -17,8 +17,8 @@ What it promises:
 - SIGTERM asks it to stop the run: it is passed on to the leader of the job alone (to the group it would kill DataLoader
   workers, and the epoch with them). ``request.json`` says whether there is a limit to the patience.
 - The limits of ``spec.json`` hold before the child may exec, and ``state.json`` says how each is enforced: by the
-  control group that it names, or else by what a process without privileges can do (niceness, a set of processors, and
-  a look at the memory once a second).
+  control group that it names, by the unit of systemd that the shim runs in, or else by what a process without
+  privileges can do (niceness, a set of processors, and a look at the memory once a second).
 - ``exit.json`` is its last act, in space that was set aside before the start, so that a full disk cannot lose it.
 
 Exit codes: 0 the run has ended and is recorded; 73 there was nothing to start here; anything else, with a line in
@@ -143,6 +143,9 @@ def confine(pid: int, limits: dict[str, Any]) -> dict[str, str]:
             enforced = {name: "cgroup" for name in ("memory", "cpus") if name in limits}
         except OSError as error:
             os.write(2, f"azaion-shim: {group} cannot be used: {error}\n".encode())
+    if "unit" in limits:
+        # We are in it, and so is the child.
+        enforced = {name: "systemd" for name in ("memory", "cpus") if name in limits}
     if "memory" in limits:
         enforced.setdefault("memory", "watched")
     try:
@@ -159,6 +162,15 @@ def confine(pid: int, limits: dict[str, Any]) -> dict[str, str]:
     except OSError as error:
         os.write(2, f"azaion-shim: not every limit can be set: {error}\n".encode())
     return enforced
+
+
+def expendable(score: int) -> None:
+    """Let the kernel choose us earlier, when memory is short; anybody may do that."""
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as stream:
+            stream.write(str(score))
+    except OSError:
+        pass
 
 
 def fsync_folder() -> None:
@@ -231,7 +243,12 @@ def child(spec: dict[str, Any], gate: int, closed: int, complaint: int) -> None:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         environment = {**spec["env"], "AZAION_NONCE": spec["nonce"]}
+        if "CREDENTIALS_DIRECTORY" in os.environ:
+            # Of the unit that we are alone in: what systemd gives to it is for the job.
+            environment["CREDENTIALS_DIRECTORY"] = os.environ["CREDENTIALS_DIRECTORY"]
         os.umask(int(spec.get("umask", 0o022)))
+        if "oom_score_adj" in spec:
+            expendable(spec["oom_score_adj"])
         os.chdir(spec["cwd"])
         os.execvpe(spec["argv"][0], spec["argv"], environment)  # noqa: S606 - becoming the job is the point
     except Exception as error:
@@ -383,6 +400,9 @@ def run(spec: dict[str, Any], reserved: int) -> None:
     except BlockingIOError:
         error = ""
     oom = killer == signal.SIGKILL and not watch.killed and oom_kills(group) > (0 if group else before)
+    if "unit" in limits and status and not watch.killed and watch.passed_on is None:
+        # The unit is the run's alone. Whoever of it was killed for memory, the leader has failed for that.
+        oom = oom_kills(None) > before
     write_durably(
         reserved,
         ".exit.json",

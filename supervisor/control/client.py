@@ -124,9 +124,19 @@ class Client:
         connection = _Connection(self.path, timeout)
         target = f"{path}?{urlencode(query)}" if query else path
         data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} if data else {}
         try:
-            connection.request(method, target, data, {"Content-Type": "application/json"} if data else {})
-            response = connection.getresponse()
+            try:
+                connection.request(method, target, data, headers)
+                response = connection.getresponse()
+            except (ConnectionResetError, BrokenPipeError):
+                # The daemon went away before it said a word. Where systemd keeps its socket the next one answers; only
+                # a question may be put again, since nobody knows what became of an order.
+                if method != "GET":
+                    raise
+                connection.close()
+                connection.request(method, target, data, headers)
+                response = connection.getresponse()
             if response.status >= HTTPStatus.BAD_REQUEST:
                 raise ClientError(_complaint(response.status, response.read()))
             yield response

@@ -64,7 +64,11 @@ _actor_key: web.RequestKey[Actor] = web.RequestKey("actor", Actor)
 
 
 class Server:
-    """Answers ``azaionctl``. Reading is for whoever can open the socket, changing for administrators."""
+    """Answers ``azaionctl``. Reading is for whoever can open the socket, changing for administrators.
+
+    Beside the rooms that it asks it takes ``listening``, a socket that others have opened for it, and calls
+    ``serving`` once it answers.
+    """
 
     def __init__(
         self,
@@ -80,8 +84,12 @@ class Server:
         history: HistoryRoom,
         alerts: AlertRoom,
         loop: Loop,
+        listening: socket.socket | None = None,
+        serving: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
+        self._listening = listening
+        self._serving = serving
         self._store = store
         self._runner = runner
         self._consumer = consumer
@@ -154,8 +162,10 @@ class Server:
         await runner.setup()
         path = self._config.daemon.socket
         try:
-            await web.SockSite(runner, bind(path)).start()
+            # A socket that systemd keeps holds the calls that come while we are not there.
+            await web.SockSite(runner, self._listening or bind(path)).start()
             _log.info("listening", socket=str(path))
+            self._serving()
             await self._machines.run()
         finally:
             await runner.cleanup()

@@ -52,7 +52,7 @@ def limits(_patient: Patient) -> list[Diagnosis]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     known = hard == resource.RLIM_INFINITY or hard >= _LEAST_FILES
     text = f"{soft} open files, at most {'any number' if hard == resource.RLIM_INFINITY else hard}"
-    cure = "LimitNOFILE=65536 by sudo systemctl edit azaiond; at a shell: nofile in /etc/security/limits.conf"
+    cure = "LimitNOFILE=65536 by sudo systemctl edit azaion; at a shell: nofile in /etc/security/limits.conf"
     return [well("limits", text) if known else weak("limits", text, cure)]
 
 

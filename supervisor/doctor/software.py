@@ -186,10 +186,10 @@ def daemon(patient: Patient) -> list[Diagnosis]:
     try:
         told = Client(patient.socket).get("/v1/status", timeout=10)["daemon"]
     except UnreachableError as error:
-        return [weak("azaiond", str(error), "azaiond, or sudo systemctl start azaiond; then: azaionctl status")]
+        return [weak("azaiond", str(error), "azaiond, or sudo systemctl start azaion; then: azaionctl status")]
     except ClientError as error:
-        return [ill("azaiond", str(error), "journalctl -u azaiond -n 50")]
+        return [ill("azaiond", str(error), "journalctl -u azaion -n 50")]
     if told["version"] != __version__:
         text = f"{told['version']} runs, this command is {__version__}"
-        return [weak("azaiond", text, "sudo systemctl restart azaiond (no run is interrupted)")]
+        return [weak("azaiond", text, "sudo systemctl restart azaion (no run is interrupted)")]
     return [well("azaiond", f"{told['version']}, pid {told['pid']}")]

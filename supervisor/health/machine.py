@@ -92,6 +92,6 @@ class Loop:
             verdict=verdict,
             eased=eased,
             text=f"the daemon {late}",
-            advice="the machine is overloaded, or azaiond was stopped; look: top, journalctl -u azaiond",
+            advice="the machine is overloaded, or azaiond was stopped; look: top, journalctl -u azaion",
             value=worst,
         )

@@ -143,7 +143,7 @@ def _unless_busy(seen: Seen, busy: float) -> Seen:
 
 
 def _unknown(reason: str, subjects: Sequence[str]) -> list[Seen]:
-    advice = "it looks again by itself; if this lasts: journalctl -u azaiond"
+    advice = "it looks again by itself; if this lasts: journalctl -u azaion"
     return [
         Seen(subject=subject, verdict=Verdict.UNKNOWN, text=f"not known: {reason}", advice=advice)
         for subject in subjects or ("",)

@@ -108,8 +108,8 @@ class Keeper:
             await self._way.make()
         try:
             files.make_folder(folder.path)
-            group = self._launcher.confine(_name(job, attempt), job.limits)
-            files.write_json(folder.spec, spec_of(self._layout, job, attempt, devices, group), mode=0o600)
+            confinement = self._launcher.confine(_name(job, attempt), job.limits)
+            files.write_json(folder.spec, spec_of(self._layout, job, attempt, devices, confinement), mode=0o600)
             await self._launcher.launch(folder)
             await self._recorded(folder)
         except (OSError, LaunchError) as error:

@@ -6,6 +6,7 @@ import os
 import py_compile
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -37,11 +38,11 @@ class Launcher(Protocol):
         """
         ...
 
-    def confine(self, name: str, limits: Limits) -> Path | None:
-        """Make a control group that holds an attempt to its limits, if this launcher can.
+    def confine(self, name: str, limits: Limits) -> Mapping[str, str]:
+        """Prepare what holds an attempt to its limits, if this launcher can.
 
-        Returns the group, which the shim puts its run into. None if there is none: the shim then does what it can by
-        itself, and ``state.json`` says how.
+        Returns what the shim is told of it: the ``cgroup`` that it puts its run into, or the ``unit`` that it finds
+        itself in. Nothing if there is neither: the shim then does what it can by itself, and ``state.json`` says how.
 
         Args:
             name: of the attempt, ``JOB-UID-NUMBER``.
@@ -113,15 +114,15 @@ class ForkLauncher:
                 # This one has started; what is wrong with the next will be told by the next.
                 self._spare = self._warm_up()
 
-    def confine(self, name: str, limits: Limits) -> Path | None:
+    def confine(self, name: str, limits: Limits) -> Mapping[str, str]:
         """Make a control group beside the daemon's own, if it has been given a tree to divide."""
         if self._groups is None or (limits.memory is None and limits.cpus is None):
-            return None
+            return {}
         try:
-            return cgroups.make(self._groups, name, limits)
+            return {"cgroup": str(cgroups.make(self._groups, name, limits))}
         except CgroupError as error:
             _log.warning("no control group", error=str(error))
-            return None
+            return {}
 
     def release(self, name: str) -> None:
         """Remove the group."""

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -23,9 +22,16 @@ WORKERS: Final[Mapping[Kind, str]] = MappingProxyType(
 
 
 def spec_of(
-    layout: Layout, job: Job, attempt: Attempt, devices: Sequence[str], cgroup: Path | None = None
+    layout: Layout,
+    job: Job,
+    attempt: Attempt,
+    devices: Sequence[str],
+    confinement: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The ``spec.json`` of an attempt: all that its shim and its worker are told."""
+    """The ``spec.json`` of an attempt: all that its shim and its worker are told.
+
+    ``confinement`` is what the launcher says of what holds the attempt to its limits.
+    """
     folder = layout.job(job.id, job.uid).attempt(attempt.number)
     run = layout.job(job.id, job.uid).run
     environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
@@ -41,7 +47,7 @@ def spec_of(
         "devices": devices,
         "config": str(layout.config),
         "run": str(run),
-        "limits": _limits(job.limits, cgroup),
+        "limits": {**_limits(job.limits), **confinement},
     }
     if job.kind in WORKERS:
         argv = [sys.executable, "-P", "-m", WORKERS[job.kind], str(folder.path)]
@@ -55,8 +61,7 @@ def spec_of(
     }
 
 
-def _limits(limits: Limits, cgroup: Path | None) -> dict[str, Any]:
+def _limits(limits: Limits) -> dict[str, Any]:
     """What the shim is to enforce. The time is not among it: it counts over all attempts, so the daemon keeps it."""
     given: dict[str, Any] = {"memory": limits.memory, "cpus": limits.cpus, "nice": limits.nice}
-    given["cgroup"] = str(cgroup) if cgroup is not None else None
     return {name: value for name, value in given.items() if value is not None}

@@ -7,13 +7,12 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import structlog
 
 from azaion.declarations.services import Declaration
-from azaion.environment import resolve
+from azaion.environment import env_file, resolve
 from azaion.layout import Layout
 from supervisor.jobs.launchers import Launcher
 from supervisor.jobs.store import Store
@@ -55,7 +54,6 @@ class UnitRoom:
         self._holder = ""
         self._heard = asyncio.Event()
         self._moved = asyncio.Event()
-        env_file = Path(".env")
         surroundings = Surroundings(
             launcher=launcher,
             boot_id=boot_id,
@@ -64,7 +62,7 @@ class UnitRoom:
             holder=lambda: self._holder,
             blockers=self._blockers,
             changed=self._poke,
-            resolve=lambda secret: resolve(secret, os.environ, env_file if env_file.exists() else None),
+            resolve=lambda secret: resolve(secret, os.environ, env_file(os.environ)),
         )
         wishes = store.wishes()
 

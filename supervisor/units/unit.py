@@ -54,6 +54,8 @@ LOOKS: Final = 3
 KEPT: Final = 3
 #: A log that is larger makes way for a new one, and its beginning goes while it is written.
 LOG_BYTES: Final = 64 << 20
+#: A service is started anew in seconds, a run has days to lose: when memory is short, it goes before any run.
+OOM_SCORE: Final = 300
 
 _log = structlog.get_logger("azaion.services")
 
@@ -537,6 +539,7 @@ def _spec(name: str, declared: Declaration, start: _Start, environment: Mapping[
         "restarts": start.restarts,
         "holds_gpu": start.holds_gpu,
         "grace_s": declared.grace_s,
+        "oom_score_adj": OOM_SCORE,
         "argv": declared.argv,
         "cwd": declared.cwd,
         "env": dict(environment),

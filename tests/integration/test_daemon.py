@@ -226,11 +226,12 @@ def test_an_absent_root_is_refused_and_never_made(server: Installation) -> None:
     assert not server.root.exists()
 
 
+# On a machine that systemd runs, its units are not installed.
 @pytest.mark.parametrize("launcher", ["slurm", "systemd"])
-def test_what_is_not_there_yet_is_refused_and_never_swapped(server: Installation, launcher: str) -> None:
+def test_a_launcher_that_is_not_there_is_refused_and_never_swapped(server: Installation, launcher: str) -> None:
     server.variables["AZAION_LAUNCHER"] = launcher
     assert server.launch().wait(timeout=20) == 78
-    assert f"AZAION_LAUNCHER={launcher}: this version" in (server.folder / "azaiond.log").read_text(encoding="utf-8")
+    assert f"azaiond: AZAION_LAUNCHER={launcher}: " in (server.folder / "azaiond.log").read_text(encoding="utf-8")
 
 
 def test_a_database_of_a_newer_version_is_refused_untouched(server: Installation) -> None:
@@ -309,6 +310,7 @@ HOSTILE = [
     b'{"kind": "train", "epochs": 0}',
     b'{"kind": "train", "epochs": "3"}',
     b'{"kind": "train", "imgsz": 97}',
+    b'{"kind": "train", "batch": 5, "devices": 2}',
     b'{"kind": "train", "dataset": "../../etc"}',
     b'{"kind": "train", "dataset": "azaion-1999-01-01"}',
     b'{"kind": "train", "model": "absent.pt"}',

@@ -9,7 +9,7 @@ with the truth, and at the end, when nobody breaks anything any more, every job 
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ class Nobody:
     async def launch(self, folder: AttemptFolder) -> None:
         raise AssertionError(folder)
 
-    def confine(self, name: str, limits: Limits) -> Path | None:
+    def confine(self, name: str, limits: Limits) -> Mapping[str, str]:
         raise AssertionError(name, limits)
 
     def release(self, name: str) -> None:
