@@ -42,6 +42,8 @@ from supervisor.jobs.systemd import SystemdLauncher
 from supervisor.logs import configure
 from supervisor.notify import Notifier, handed_over
 from supervisor.retention import RetentionRoom
+from supervisor.retraining.filing import filer
+from supervisor.retraining.room import RetrainRoom
 from supervisor.units.room import UnitRoom
 
 #: sysexits.h: the configuration is wrong, so starting again cannot help. The unit's RestartPreventExitStatus.
@@ -182,6 +184,12 @@ async def serve(
             loop=loop_lag,
         )
         health = HealthRoom(checks(watched, declared.health.checks), loop_lag, store.mutes)
+        retraining = RetrainRoom(
+            declared.retrain,
+            store=store,
+            layout=settings.layout,
+            file=filer(settings, store, runner.poke),
+        )
         history = HistoryRoom(store=store, consumer=consumer, probe=probe, devices=machine.devices)
         alerts = AlertRoom(
             declared.alerts,
@@ -202,6 +210,7 @@ async def serve(
             health=health,
             history=history,
             alerts=alerts,
+            retraining=retraining,
             loop=loop_lag,
             listening=listening,
             serving=notifier.ready,
@@ -220,6 +229,7 @@ async def serve(
             health.run(),
             history.run(),
             alerts.run(),
+            retraining.run(),
             notifier.run(),
         ]
         async with asyncio.TaskGroup() as group:

@@ -5,16 +5,20 @@ from pathlib import Path
 from typing import Final
 
 from azaion import yaml_file
-from azaion.declarations import alerts, gate, health, services
+from azaion.declarations import alerts, gate, health, retrain, services
 from azaion.declarations.alerts import AlertsDeclaration
 from azaion.declarations.gate import GateDeclaration
 from azaion.declarations.health import HealthDeclaration
+from azaion.declarations.retrain import RetrainDeclaration
 from azaion.declarations.services import Declaration
 from azaion.declarations.values import unknown
 from azaion.settings import ConfigError
 
-_SECTIONS: Final = ("services", "health", "alerts", "gate")
-_ADVICE: Final = "Mend it there; docs/services.md, docs/health.md, docs/alerts.md and docs/models.md show every key."
+_SECTIONS: Final = ("services", "health", "alerts", "gate", "retrain")
+_ADVICE: Final = (
+    "Mend it there; docs/services.md, docs/health.md, docs/alerts.md, docs/models.md and docs/retraining.md"
+    " show every key."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +30,14 @@ class Declarations:
         health: how each check looks.
         alerts: who is told when something is not.
         gate: when a new model may take over by itself.
+        retrain: when a training is filed by itself.
     """
 
     services: tuple[Declaration, ...] = ()
     health: HealthDeclaration = field(default_factory=HealthDeclaration)
     alerts: AlertsDeclaration = field(default_factory=AlertsDeclaration)
     gate: GateDeclaration = field(default_factory=GateDeclaration)
+    retrain: RetrainDeclaration = field(default_factory=RetrainDeclaration)
 
 
 def read(path: Path, *, required: bool) -> Declarations:
@@ -59,6 +65,7 @@ def read(path: Path, *, required: bool) -> Declarations:
         health=health.section(document.get("health") or {}, problems),
         alerts=alerts.section(document.get("alerts") or {}, problems),
         gate=gate.section(document.get("gate") or {}, problems),
+        retrain=retrain.section(document.get("retrain") or {}, problems),
     )
     if problems:
         raise ConfigError(headline, problems, _ADVICE)

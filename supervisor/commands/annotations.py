@@ -13,7 +13,6 @@ from supervisor.commands import text
 
 if TYPE_CHECKING:
     from azaion.annotations.importer import Imported, Options
-    from azaion.annotations.message import Status
 
     Progress = Callable[[int, int], None]
 
@@ -50,12 +49,6 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         default="gzip",
         help="how the messages are packed into sub-batches (default: gzip, as the platform does)",
     )
-    publishing.add_argument(
-        "--status",
-        choices=_STATUSES,
-        default="created",
-        help="what happened to the annotations (default: created)",
-    )
     publishing.set_defaults(run=_publish)
 
 
@@ -73,12 +66,17 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="REGEXP",
         help="finds the source video's name in an image's, so that its frames stay in one split; e.g. '^(.*)-frame'",
     )
+    parser.add_argument(
+        "--status",
+        choices=_STATUSES,
+        default="created",
+        help="what happened to the annotations (default: created)",
+    )
 
 
 def _import(arguments: argparse.Namespace) -> int:
     from azaion import config  # noqa: PLC0415 - what no other command should pay for
     from azaion.annotations.importer import import_folder  # noqa: PLC0415 - the same
-    from azaion.annotations.message import Status  # noqa: PLC0415 - the same
     from azaion.annotations.spool import Spool  # noqa: PLC0415 - the same
 
     settings = config.settings(os.environ, _env_file())
@@ -87,21 +85,20 @@ def _import(arguments: argparse.Namespace) -> int:
             f"AZAION_SOURCE is {settings.daemon.source}: `import` is for the source `spool`, `publish` for the broker"
         )
     config.check_root(settings)
-    spool, options = settings.layout.spool, _options(arguments, Status.CREATED)
+    spool, options = settings.layout.spool, _options(arguments)
     imported = _shown(lambda progress: import_folder(Spool(spool), arguments.folder, options, progress))
     return _report(imported, f"annotations sent to {spool}", as_json=arguments.json)
 
 
 def _publish(arguments: argparse.Namespace) -> int:
     from azaion import config  # noqa: PLC0415 - what no other command should pay for
-    from azaion.annotations.message import Status  # noqa: PLC0415 - the same
     from azaion.annotations.publisher import Compression, publish_folder  # noqa: PLC0415 - the same
 
     broker = config.settings(os.environ, _env_file()).rabbitmq
     if broker is None:
         raise AzaionError("no broker is named: give every RABBITMQ_* that .env.example shows, in .env")
     password = config.resolve(broker.password, os.environ, _env_file())
-    options = _options(arguments, Status[arguments.status.upper()])
+    options = _options(arguments)
     compression = Compression(arguments.compress)
     imported = _shown(
         lambda progress: publish_folder(broker, password, arguments.folder, options, compression, progress)
@@ -115,15 +112,15 @@ def _env_file() -> Path | None:
     return file if os.path.lexists(file) else None
 
 
-def _options(arguments: argparse.Namespace, status: "Status") -> "Options":
+def _options(arguments: argparse.Namespace) -> "Options":
     from azaion.annotations.importer import Options  # noqa: PLC0415 - the same
-    from azaion.annotations.message import Role  # noqa: PLC0415 - the same
+    from azaion.annotations.message import Role, Status  # noqa: PLC0415 - the same
 
     try:
         media = re.compile(arguments.media_from) if arguments.media_from else None
     except re.error as error:
         arguments.usage_error(f"--media-from is not a regular expression: {error}")
-    return Options(role=Role[arguments.role.upper()], media=media, status=status)
+    return Options(role=Role[arguments.role.upper()], media=media, status=Status[arguments.status.upper()])
 
 
 def _report(imported: "Imported", what: str, *, as_json: bool) -> int:

@@ -47,6 +47,7 @@ def screen(status: dict[str, Any]) -> str:
         *(f"disk      {disk['path']}: {_space(disk)}" for disk in status["disk"]),
         *(f"service   {services.line(record)}" for record in status.get("services", [])),
         f"model     {status['models']['current'] or 'none yet'}",
+        *([f"          next training: {told['text']}"] if (told := status.get("retraining")) else []),
         f"jobs      {_counts(status['jobs']['counts'])}",
     ]
     for job in jobs["active"]:

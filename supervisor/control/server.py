@@ -48,6 +48,7 @@ from supervisor.jobs.scheduler import CPU
 from supervisor.jobs.schema import StoreError
 from supervisor.jobs.store import IllegalTransitionError, Store
 from supervisor.retention import RetentionRoom
+from supervisor.retraining.room import RetrainRoom
 from supervisor.units.room import UnitRoom
 
 #: A waiting client hears at least this often that nothing has happened.
@@ -83,6 +84,7 @@ class Server:
         health: HealthRoom,
         history: HistoryRoom,
         alerts: AlertRoom,
+        retraining: RetrainRoom,
         loop: Loop,
         listening: socket.socket | None = None,
         serving: Callable[[], None] = lambda: None,
@@ -91,6 +93,7 @@ class Server:
         self._listening = listening
         self._serving = serving
         self._store = store
+        self._retraining = retraining
         self._runner = runner
         self._consumer = consumer
         self._retention = retention
@@ -274,6 +277,7 @@ class Server:
                 "services": self._services.records(),
                 "disk": [_disk(path) for path in _filesystems(layout.root, layout.state)],
                 "models": {"current": _current(layout.current_model)},
+                "retraining": self._retraining.record(),
             },
         )
 

@@ -183,6 +183,22 @@ class Store:
         )
         return {number: State(state) for number, state in rows}
 
+    def open_training(self) -> Job | None:
+        """The first training that has not ended; None if there is none."""
+        row = self._connection.execute(
+            "SELECT * FROM jobs WHERE kind = 'train' AND state IN ('held', 'queued', 'starting', 'running', 'stopping')"
+            " ORDER BY id LIMIT 1"
+        ).fetchone()
+        return job_of(row) if row is not None else None
+
+    def newest_key(self, prefix: str) -> str | None:
+        """The key of the newest job of which it begins so; None if there is none."""
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        row = self._connection.execute(
+            "SELECT key FROM jobs WHERE key >= ? AND key < ? ORDER BY id DESC LIMIT 1", (prefix, end)
+        ).fetchone()
+        return row["key"] if row is not None else None
+
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
         rows = self._connection.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state")
@@ -507,6 +523,16 @@ class Store:
             self._connection.execute("INSERT OR REPLACE INTO facts VALUES ('alerts', ?)", (value,))
             for kind, text in events:
                 self._event(None, kind, text, "azaiond")
+
+    def retraining(self) -> str:
+        """What the room that files trainings has kept last; empty if it never has."""
+        row = self._connection.execute("SELECT value FROM facts WHERE name = 'retraining'").fetchone()
+        return str(row["value"]) if row is not None else ""
+
+    def keep_retraining(self, value: str) -> None:
+        """Keep what the room that files trainings must know after a restart."""
+        with self._transaction("retraining"):
+            self._connection.execute("INSERT OR REPLACE INTO facts VALUES ('retraining', ?)", (value,))
 
     def remove(self, number: int, parts: Sequence[str], rule: str, actor: str) -> None:
         """Record that parts of a job that has ended are about to be removed, before anything is."""

@@ -180,4 +180,5 @@ def test_a_training_at_every_step(tmp_path: Path) -> None:
         (model,) = models.load_all(world.layout)
         assert model.name == models.current(world.layout)
         assert len(dataset.names(world.layout)) == 1
-        assert not list(world.folder.rglob(".tmp-*"))
+        for folder in (world.layout.root, world.run_folder.path):
+            assert not list(folder.rglob(".tmp-*"))

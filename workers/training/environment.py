@@ -20,7 +20,11 @@ _FONTS = ("Arial.ttf", "Arial.Unicode.ttf")
 def prepare(run: RunFolder) -> None:
     """Set the environment. Must come before the first import of torch, ultralytics or matplotlib."""
     cache = run.cache
-    files.remove_tree(cache / "tmp")  # left by an attempt that was killed
+    # Left by an attempt that was killed.
+    files.remove_tree(cache / "tmp")
+    for folder in (run.path, run.train):
+        for left in folder.glob(f"{files.TEMPORARY_PREFIX}*"):
+            left.unlink()
     for folder in (cache / "ultralytics" / "Ultralytics", cache / "matplotlib", cache / "tmp"):
         folder.mkdir(parents=True, exist_ok=True)
     os.environ |= {

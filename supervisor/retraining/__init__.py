@@ -1,0 +1,1 @@
+"""Trainings that are filed by themselves, by rules of the user's."""
