@@ -85,6 +85,10 @@ class AttemptFolder:
         """The worker's last word; durable, before it exits."""
         return self.path / "result.json"
 
+    def rank(self, number: int) -> Path:
+        """The last word of one of the processes that train on several GPUs."""
+        return self.path / f"rank-{number}.json"
+
     @property
     def exit(self) -> Path:
         """How the child ended; durable, the shim's last act."""

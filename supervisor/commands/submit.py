@@ -36,6 +36,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     train.add_argument("--model", metavar="FILE", help="base model: a .pt file, or a .yaml to begin from nothing")
     train.add_argument("--save-period", type=int, metavar="EPOCHS", help="keep a checkpoint every so many epochs")
     train.add_argument("--workers", type=int, help="processes that load images")
+    train.add_argument("--gpu", type=int, metavar="N", dest="devices", help="GPUs to train on together (default: 1)")
     train.add_argument("--dataset", metavar="NAME", help="an existing dataset (default: form a new one)")
     train.add_argument(
         "--set",
@@ -165,7 +166,7 @@ def _scheduling(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    names = ("epochs", "batch", "imgsz", "model", "save_period", "workers", "dataset", "name", "key")
+    names = ("epochs", "batch", "imgsz", "model", "save_period", "workers", "dataset", "devices", "name", "key")
     body = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     overrides = {name: _value(value) for name, value in _pairs(arguments, arguments.overrides, "--set")}
     if "model" in body and "/" in body["model"]:

@@ -85,6 +85,7 @@ class TrainRequest(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind",
     save_period: Annotated[int, msgspec.Meta(ge=-1)] | None = None
     workers: Annotated[int, msgspec.Meta(ge=0, le=256)] | None = None
     dataset: _Name | None = None
+    devices: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     then: tuple[Literal["evaluate", "export"], ...] = ()
     overrides: dict[_Name, Any] = {}
     name: _Name | None = None
@@ -280,13 +281,17 @@ def _train(request: TrainRequest, config: Config, owner: str) -> Submission:
     model = request.model or defaults.model
     _check_weights(model, config.layout)
     epochs = request.epochs or defaults.epochs
+    batch = request.batch or defaults.batch_size
+    if batch % request.devices:
+        near = max(1, batch // request.devices) * request.devices
+        raise JobError(f"a batch of {batch} cannot be shared by {request.devices} GPUs; take --batch {near}")
     return Submission(
         kind=Kind.TRAIN,
         name=request.name or f"{Path(model).stem}, {epochs} epochs",
         parameters={
             "model": model,
             "epochs": epochs,
-            "batch": request.batch or defaults.batch_size,
+            "batch": batch,
             "imgsz": request.imgsz or defaults.imgsz,
             "save_period": defaults.save_period if request.save_period is None else request.save_period,
             "workers": defaults.workers if request.workers is None else request.workers,
@@ -304,6 +309,7 @@ def _train(request: TrainRequest, config: Config, owner: str) -> Submission:
         preempt=request.preempt,
         needs=Needs(**msgspec.structs.asdict(request.needs)),
         limits=Limits(**msgspec.structs.asdict(request.limits)),
+        devices=request.devices,
         limit=TRAIN_ATTEMPTS,
     )
 
@@ -321,7 +327,7 @@ def _step(kind: Kind, train: Submission, config: Config) -> Submission:
         parameters=parameters[kind],
         owner=train.owner,
         priority=train.priority,
-        devices=train.devices if kind is Kind.EVALUATE else 0,
+        devices=1 if kind is Kind.EVALUATE else 0,
         preempt=train.preempt,
         limit=STEP_ATTEMPTS,
     )

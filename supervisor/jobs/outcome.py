@@ -206,13 +206,16 @@ def _smaller(end: _End) -> Decision:
     known: int = {**end.job.parameters, **end.job.adjusted}.get("batch", 1)
     # The trainer may have made it smaller itself.
     batch = known if end.ending.batch is None else min(known, end.ending.batch)
-    if batch <= 1:
-        return replace(end.begun, reason="GPU out of memory with batch 1; use a smaller --model or --imgsz")
+    devices = max(1, end.job.devices)
+    if batch <= devices:
+        return replace(end.begun, reason=f"GPU out of memory with batch {batch}; use a smaller --model or --imgsz")
+    # Each GPU gets as many.
+    smaller = max(1, batch // 2 // devices) * devices
     return replace(
         end.begun,
         state=State.QUEUED,
-        reason=f"GPU out of memory with batch {batch}; again with {batch // 2}",
-        adjusted={**end.begun.adjusted, "batch": batch // 2},
+        reason=f"GPU out of memory with batch {batch}; again with {smaller}",
+        adjusted={**end.begun.adjusted, "batch": smaller},
     )
 
 

@@ -1,6 +1,7 @@
 """What follows from how an attempt ended."""
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -156,6 +157,17 @@ def test_a_gpu_out_of_memory_is_tried_with_half_the_batch_down_to_one() -> None:
     assert len(reasons) == 5
     assert "with batch 1;" in reasons[-1]
     assert (one.adjusted, one.failures) == ({"batch": 1}, 0)
+
+
+def test_each_of_several_gpus_gets_as_many_images() -> None:
+    one = replace(job(devices=4), parameters={"batch": 24})
+    batches = []
+    while True:
+        one, decision = follow(one, ended(code=ExitCode.OOM_GPU))
+        if decision.state is State.FAILED:
+            break
+        batches.append(decision.adjusted["batch"])
+    assert batches == [12, 4]
 
 
 def test_a_batch_that_the_trainer_has_made_smaller_itself_is_halved_from_there() -> None:

@@ -13,9 +13,9 @@ from azaion.dataset import Snapshot
 from azaion.errors import AzaionError
 from azaion.layout import AttemptFolder, Layout
 from workers.attempt import Account
-from workers.training import base_model, data, environment, nms
+from workers.training import base_model, data, environment, nms, ranks
 from workers.training.checkpoint import Checkpoint, CheckpointStore
-from workers.training.errors import DataError, SpecError
+from workers.training.errors import CheckpointError, DataError, SpecError
 from workers.training.reporter import Reporter
 from workers.training.spec import Spec
 from workers.training.stop import StopSwitch
@@ -112,12 +112,23 @@ class Session:
         from workers.training import trainer  # noqa: PLC0415 - the same
 
         model = files.read_json(self._run.origin)["path"]
-        return trainer.arguments(self._spec.train, model=model, data=str(description), run=self._run)
+        return trainer.arguments(
+            self._spec.train, model=model, data=str(description), run=self._run, gpus=self._spec.gpus
+        )
 
     def _train(self, arguments: dict[str, Any], start: Checkpoint | None) -> None:
+        self._reporter.phase("loading")
+        if self._spec.gpus > 1:
+            try:
+                ranks.run(self._folder, arguments, self._spec.gpus, self._stop)
+            finally:
+                # They have saved checkpoints behind our back.
+                with suppress(CheckpointError):
+                    self._store.open()
+            self._stop.release()
+            return
         from workers.training.trainer import Trainer, Wiring  # noqa: PLC0415 - the same
 
-        self._reporter.phase("loading")
         wiring = Wiring(run=self._run, store=self._store, stop=self._stop, reporter=self._reporter)
         trainer = Trainer(arguments, wiring, start)
         try:

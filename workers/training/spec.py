@@ -98,7 +98,13 @@ class Spec(Assignment, kw_only=True, frozen=True):
 
     kind: Literal["train"]
     attempt: Positive
+    devices: tuple[str, ...] = ()
     train: Parameters
+
+    @property
+    def gpus(self) -> int:
+        """How many it trains on; one process serves a CPU as well."""
+        return max(1, len(self.devices))
 
 
 def load(folder: AttemptFolder) -> Spec:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 from ultralytics.cfg import get_cfg
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import RANK
 
 from azaion import failpoints
 from azaion.layout import RunFolder
@@ -52,7 +53,8 @@ class Trainer(DetectionTrainer):  # type: ignore[misc] # ultralytics is untyped
         overrides = {**arguments, "save_dir": str(wiring.run.train)}
         if start is not None:
             overrides |= {"model": str(start.path), "resume": str(start.path)}
-            curves.cut_back(wiring.run.results, start.generation.epoch)
+            if RANK in {-1, 0}:
+                curves.cut_back(wiring.run.results, start.generation.epoch)
         super().__init__(overrides=overrides)
         self.save_period = -1  # ultralytics would keep every one of them for ever
         for event, callback in (
@@ -197,9 +199,9 @@ def check(overrides: Mapping[str, Any]) -> None:
         raise SpecError(f"{_one_line(error)} Mend it and file the job again") from error
 
 
-def arguments(parameters: Parameters, *, model: str, data: str, run: RunFolder) -> dict[str, Any]:
-    """Every argument that ultralytics gets from us."""
-    device = "0" if torch.cuda.is_available() else "cpu"
+def arguments(parameters: Parameters, *, model: str, data: str, run: RunFolder, gpus: int = 1) -> dict[str, Any]:
+    """Every argument that ultralytics gets from us; of the GPUs it sees only those of our lease."""
+    device = ",".join(map(str, range(gpus))) if torch.cuda.is_available() else "cpu"
     return {
         **parameters.overrides,
         "model": model,
