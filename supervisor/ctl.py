@@ -42,6 +42,7 @@ MODULES: Final = MappingProxyType(
         "consumer": "consumer",
         "annotations": "annotations",
         "models": "models",
+        "datasets": "datasets",
         "quarantine": "quarantine",
         "retention": "retention",
         "preflight": "preflight",

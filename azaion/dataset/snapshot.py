@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,9 @@ NAME: Final = re.compile(r"azaion-[0-9]{4}-[0-9]{2}-[0-9]{2}(-[0-9]+)?")
 
 #: Raised when a reader of an older version would misread a snapshot.
 FORMAT: Final = 1
+
+#: How often progress is told.
+_PROGRESS_STEP: Final = 100
 
 #: What every manifest has.
 _KEYS: Final[dict[str, type]] = {"name": str, "key": str, "classes": list, "splits": dict, "digest": str, "format": int}
@@ -103,16 +106,21 @@ def load(layout: Layout, name: str) -> Snapshot:
     return Snapshot(path=path, name=name, manifest=manifest)
 
 
-def verify(snapshot: Snapshot) -> list[str]:
-    """Read every file of a snapshot and tell what is not as it was formed, one line each; empty if all is well."""
+def verify(snapshot: Snapshot, progress: Callable[[int, int], None] | None = None) -> list[str]:
+    """Read every file of a snapshot and tell what is not as it was formed, one line each; empty if all is well.
+
+    ``progress`` is told every now and then how many files of how many are read.
+    """
     try:
-        rows = {row.path: row for row in _rows(snapshot)}
+        known = {row.path: row for row in rows(snapshot)}
     except DatasetError as error:
         return [str(error)]
     own = (snapshot.folder.manifest, snapshot.folder.files)
     present = {str(path.relative_to(snapshot.path)): path for path in _walk(snapshot.path) if path not in own}
-    problems = [f"{path}: extra" for path in present.keys() - rows.keys()]
-    for path, row in rows.items():
+    problems = [f"{path}: extra" for path in present.keys() - known.keys()]
+    for done, (path, row) in enumerate(known.items(), 1):
+        if progress is not None and (done % _PROGRESS_STEP == 0 or done == len(known)):
+            progress(done, len(known))
         if path not in present:
             problems.append(f"{path}: missing")
         elif reason := _difference(present[path], row):
@@ -149,7 +157,7 @@ def view(snapshot: Snapshot, target: Path, wanted: Collection[Split] = tuple(Spl
         files.make_folder(folder.annotations(split).labels)
     splits = dict.fromkeys(Split, 0)
     try:
-        for row in _rows(snapshot):
+        for row in rows(snapshot):
             first, _, rest = row.path.partition("/")
             if first not in wanted:
                 continue
@@ -164,7 +172,7 @@ def view(snapshot: Snapshot, target: Path, wanted: Collection[Split] = tuple(Spl
     return folder.data
 
 
-def _rows(snapshot: Snapshot) -> Iterator[Row]:
+def rows(snapshot: Snapshot) -> Iterator[Row]:
     """The list of files; nothing of it is used unless all of it is as it was formed."""
     path = snapshot.folder.files
     damaged = f"The dataset {snapshot.name} is damaged: {path} is not as it was formed. Form a new one."

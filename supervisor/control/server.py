@@ -25,6 +25,7 @@ from supervisor.consumer import ConsumerRoom
 from supervisor.control import protocol, requests
 from supervisor.control.alerts import AlertRoutes
 from supervisor.control.audit import Audit
+from supervisor.control.datasets import DatasetRoutes
 from supervisor.control.health import HealthRoutes
 from supervisor.control.history import HistoryRoutes
 from supervisor.control.logs import LogRoutes, read_at
@@ -140,6 +141,7 @@ class Server:
         )
         trained = ModelRoutes(self._config, self._store, who=_actor, filed=self._filed)
         application.add_routes(trained.routes())
+        application.add_routes(DatasetRoutes(self._config.layout).routes())
         application.add_routes(RetentionRoutes(self._config, self._store, self._retention, who=_actor).routes())
         application.add_routes(
             [

@@ -1,0 +1,113 @@
+"""Forming a dataset beside copies of the same files: ``python -m benchmarks.datasets [--images N] [--turns N]``.
+
+==========  ==========================================================================================================
+ours        a dataset of all annotations: links, checks, splits, list and manifest, flushed to the disk
+cp -r       a plain copy of the same images and labels, and `sync` of its filesystem
+cp -al      the same as hard links
+==========  ==========================================================================================================
+
+By turns, in a folder of its own below ``--folder``, which should lie on the disk that matters. Memory is that of the
+process that forms.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from azaion import config, files
+from azaion.layout import Layout
+from benchmarks.measure import machine
+from supervisor.commands.text import table
+from tests.training_runs import CLASSES, draw_shapes
+
+#: One process for each forming, as in a training; it says how long it took and how large it became.
+FORM: Final = """
+import json, resource, sys, time
+from datetime import date
+from pathlib import Path
+from azaion import dataset
+from azaion.layout import Layout
+root = Path(sys.argv[1])
+layout = Layout(root=root, state=root / "state", spool=root / "state" / "spool", socket=root / "state" / "socket")
+began = time.perf_counter()
+dataset.form(layout, today=date.today(), key=sys.argv[2])
+took = time.perf_counter() - began
+print(json.dumps([took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+"""
+
+
+def fill(layout: Layout, images: int, size: int) -> None:
+    """So many annotations with records, as the consumer leaves them; each image differs, and none is drawn anew."""
+    draw_shapes(layout, images=1, size=size)
+    layout.classes.write_text(json.dumps(CLASSES))
+    (image,), (label,) = list(layout.data.images.iterdir()), list(layout.data.labels.iterdir())
+    picture, text = image.read_bytes(), label.read_bytes()
+    image.unlink()
+    label.unlink()
+    for number in range(images):
+        name = f"frame-{number:06}"
+        # Behind the end of a JPEG anything may stand, but the end itself must come last.
+        data = picture[:-2] + number.to_bytes(4, "big") + picture[-2:]
+        (layout.data.images / f"{name}.jpg").write_bytes(data)
+        (layout.data.labels / f"{name}.txt").write_bytes(text)
+        record = {"media": f"flight-{number // 50}", "extension": ".jpg", "image_bytes": len(data)}
+        record["image_sha256"] = f"{number:064x}"
+        (layout.records / f"{name}.json").write_text(json.dumps(record))
+
+
+def run(folder: Path, images: int, turns: int, size: int) -> list[list[str]]:
+    root = Path(tempfile.mkdtemp(prefix="azaion-datasets-", dir=folder))
+    try:
+        layout = Layout(
+            root=root, state=root / "state", spool=root / "state" / "spool", socket=root / "state" / "socket"
+        )
+        config.make_folders(layout)
+        fill(layout, images, size)
+        files.sync_filesystem(root)
+        found: dict[str, list[float]] = {"ours": [], "cp -r": [], "cp -al": []}
+        memory: list[float] = []
+        for turn in range(turns):
+            told = subprocess.run(
+                [sys.executable, "-c", FORM, str(root), f"turn-{turn}"], check=True, stdout=subprocess.PIPE
+            ).stdout
+            took, peak = json.loads(told)
+            found["ours"].append(took)
+            memory.append(peak)
+            for name, options in (("cp -r", "-r"), ("cp -al", "-al")):
+                target = root / f"copy-{turn}{options}"
+                began = time.perf_counter()
+                subprocess.run(["/usr/bin/env", "cp", options, str(layout.data.path), str(target)], check=True)
+                files.sync_filesystem(root)
+                found[name].append(time.perf_counter() - began)
+                shutil.rmtree(target)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    ours = statistics.median(found["ours"])
+    rows = [["WAY", "RUNS", "MEDIAN", "OURS / IT", "MEMORY"]]
+    for name, values in found.items():
+        median = statistics.median(values)
+        peak_shown = f"{max(memory):.0f} MiB" if name == "ours" else ""
+        rows.append([name, str(len(values)), f"{median:.2f} s", f"{ours / median:.2f}", peak_shown])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.datasets", description=__doc__)
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--size", type=int, default=96, help="pixels; larger ones make larger files")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    given = parser.parse_args()
+    print(machine())
+    print(table(run(given.folder, given.images, given.turns, given.size)))
+
+
+if __name__ == "__main__":
+    main()
