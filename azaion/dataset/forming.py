@@ -22,6 +22,7 @@ from azaion import failpoints, files
 from azaion.dataset import classes as user_classes
 from azaion.dataset import images, labels, records
 from azaion.dataset.corrupted import Refusal, set_aside
+from azaion.dataset.earlier import Earlier
 from azaion.dataset.errors import CorruptedError, DatasetError, Reason
 from azaion.dataset.snapshot import FORMAT, Row, Snapshot, data_yaml, load, names, rows_text
 from azaion.dataset.split import Split, side
@@ -129,6 +130,7 @@ class _Forming:
         self._sides = {split: _Side() for split in Split}
         self._groups: dict[Split, set[str]] = {split: set() for split in Split}
         self._repaired = 0
+        self._earlier = Earlier(layout)
 
     def run(self, progress: Callable[[int, int], None] | None) -> Snapshot:
         staged = stage(self._layout, self._folder.staging)
@@ -162,7 +164,8 @@ class _Forming:
                 self._refusals += [Refusal(file, Reason.TWO_IMAGES, image=file) for file in doubles]
             text = _read_label(staged, name)
             boxes = labels.check(text, self._classes)
-            image = images.inspect(staged.image(chosen), record.image)
+            path = staged.image(chosen)
+            image = images.inspect(path, record.image or self._earlier.vouch(path, chosen))
         except CorruptedError as error:
             label = name if name in staged.labels else None
             self._refusals.append(Refusal(chosen, error.reason, error.detail, image=chosen, label=label))

@@ -1,5 +1,6 @@
 """What is told of datasets: changes, damage, pictures."""
 
+import os
 import random
 from collections.abc import Callable
 from datetime import date
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from azaion import dataset
-from azaion.dataset import Snapshot, Split
+from azaion.dataset import Snapshot, Split, images
 from azaion.dataset.errors import DatasetError
 from azaion.dataset.sheet import sheet
 from azaion.dataset.split import side
@@ -54,6 +55,43 @@ def test_what_has_changed_is_named(world: World) -> None:
     assert set(found.moved) <= {"shape-0005"}
     same = dataset.difference(first, first)
     assert not any((same.added, same.removed, same.replaced, same.relabelled, same.moved))
+
+
+def test_an_image_without_a_record_is_read_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = sorted(world.layout.data.images.iterdir())
+    for path in pictures:
+        os.utime(path, (1e9, 1e9))
+    first = form(world, "a")
+    read: list[str] = []
+    whole = images.inspect
+
+    def inspect(path: str, vouched: images.Vouched | None = None) -> images.Image:
+        if vouched is None:
+            read.append(Path(path).name)
+        return whole(path, vouched)
+
+    monkeypatch.setattr(images, "inspect", inspect)
+    # Written in place, so that it is the same file; written anew; and written in place with its old time.
+    pictures[0].write_bytes(pictures[1].read_bytes())
+    replace(pictures[2], pictures[3].read_bytes())
+    os.utime(pictures[2], (1e9, 1e9))
+    pictures[4].write_bytes(pictures[5].read_bytes() + b"longer")
+    os.utime(pictures[4], (1e9, 1e9))
+    second = form(world, "b")
+    assert read == [pictures[0].name, pictures[2].name, pictures[4].name]
+    assert set(dataset.difference(first, second).replaced) == {
+        path.stem for path in (pictures[0], pictures[2], pictures[4])
+    }
+    assert dataset.verify(second) == []
+    # Of a damaged dataset nothing is believed; of the one before it everything is.
+    read.clear()
+    replace(second.folder.files, b"")
+    form(world, "c")
+    assert (
+        {pictures[2].name, pictures[4].name}
+        <= set(read)
+        <= {path.name for path in (pictures[0], pictures[2], pictures[4])}
+    )
 
 
 def flip(path: Path, dice: random.Random) -> None:
