@@ -63,10 +63,9 @@ def _draw(whole: "pillow.Image", corner: tuple[int, int], snapshot: Snapshot, pa
 
     try:
         with pillow.open(snapshot.path / path, formats=pictures.FORMATS) as image:
-            small = ImageOps.exif_transpose(image).convert("RGB")
+            small = ImageOps.contain(ImageOps.exif_transpose(image).convert("RGB"), (_EDGE, _EDGE))
     except (OSError, ValueError, pillow.DecompressionBombError) as error:
         raise DatasetError(f"{snapshot.path / path} cannot be read: {error}. See: azaionctl datasets verify.") from None
-    small.thumbnail((_EDGE, _EDGE))
     left, top = corner[0] + (_EDGE - small.width) // 2, corner[1] + _TEXT
     whole.paste(small, (left, top))
     pen = ImageDraw.Draw(whole)
