@@ -15,6 +15,7 @@ RABBITMQ := $(VENV)/rabbitmq
 PROMTOOL := $(VENV)/promtool
 CHROMIUM := $(VENV)/chromium
 SWIFT := $(VENV)/swift
+AGE := $(VENV)/age
 
 .PHONY: help demo picture pictures test test-gpu lint format bench soak lock clean
 
@@ -31,7 +32,7 @@ pictures: $(TRAIN) $(CHROMIUM) ## draw `status`, `top` and a report of a trainin
 	$(BIN)/python etc/pictures/pictures.py docs
 	$(BIN)/python etc/pictures/report.py docs/report.png
 
-test: $(DEV) $(RABBITMQ) $(PROMTOOL) $(CHROMIUM) $(SWIFT) ## install, lint, then run every test that needs no GPU
+test: $(DEV) $(RABBITMQ) $(PROMTOOL) $(CHROMIUM) $(SWIFT) $(AGE) ## install, lint, then run every test that needs no GPU
 	@$(MAKE) --no-print-directory lint
 	@echo "skipped here: tests/gpu (needs an NVIDIA GPU: make test-gpu), the hours-long soak (make soak)"
 	@[ "$$(id -u)" = 0 ] || echo "skipped without root: tests/systemd (sudo $(BIN)/python -m pytest tests/systemd)"
@@ -99,6 +100,9 @@ $(CHROMIUM): | $(BIN)/python
 
 $(SWIFT): | $(BIN)/python
 	@bash tests/swift.sh $@
+
+$(AGE): | $(BIN)/python
+	@bash tests/age.sh $@
 
 $(UV): | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/lock

@@ -23,6 +23,7 @@ from azaion.settings import (
     ConfigError,
     LauncherName,
     LogFormat,
+    ModelFormat,
     PublishTarget,
     SecretReference,
     Source,
@@ -35,6 +36,7 @@ __all__ = [
     "ConfigError",
     "LauncherName",
     "LogFormat",
+    "ModelFormat",
     "PublishTarget",
     "SecretReference",
     "Source",
@@ -73,7 +75,8 @@ def settings(environ: Mapping[str, str], env_file: Path | None) -> Config:
     values: dict[str, Any] = {}
     for variable in VARIABLES:
         text = texts[variable.name] or _default(variable, values)
-        if text is None:
+        if text is None and not (variable.secret and variable.optional):
+            # Whether a secret that may be missing is there, only its owner sees.
             continue
         try:
             # The value of a secret is not even looked at.

@@ -84,18 +84,30 @@ def resolve(reference: SecretReference, environ: Mapping[str, str], env_file: Pa
     Raises:
         ConfigError: it is nowhere, or a file that may hold it cannot be read.
     """
+    if (value := find(reference, environ, env_file)) is not None:
+        return value
+    name = reference.variable
+    raise ConfigError(
+        f"The secret {name} was not found:",
+        [f"it is in no credential of systemd (LoadCredential={name}:...), no environment variable and no .env"],
+    )
+
+
+def find(reference: SecretReference, environ: Mapping[str, str], env_file: Path | None) -> str | None:
+    """The same for a secret that may be missing: None if it is.
+
+    Raises:
+        ConfigError: a file that may hold it cannot be read.
+    """
     name = reference.variable
     if folder := environ.get(_CREDENTIALS):
         with suppress(FileNotFoundError):
             return _credential(Path(folder, name))
     if value := environ.get(name):
         return value
-    if env_file is not None and env_file.exists() and (value := read_env_file(env_file)[0].get(name)):
-        return value
-    raise ConfigError(
-        f"The secret {name} was not found:",
-        [f"it is in no credential of systemd (LoadCredential={name}:...), no environment variable and no .env"],
-    )
+    if env_file is not None and env_file.exists():
+        return read_env_file(env_file)[0].get(name)
+    return None
 
 
 def _credential(path: Path) -> str:

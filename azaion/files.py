@@ -117,6 +117,31 @@ def replace(path: Path, data: bytes | memoryview, *, mode: int = 0o644, durable:
         fsync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def written(path: Path, *, mode: int = 0o644) -> Iterator[io.FileIO]:
+    """Write a large file in pieces: it is at ``path``, whole and durable, when the block has ended, or nothing is.
+
+    The stream has no buffer of its own.
+
+    Args:
+        path: the file; what is there is replaced.
+        mode: the permissions of the file.
+    """
+    temporary = temporary_for(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(temporary, flags, mode)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0) as stream:
+            yield stream
+            os.fsync(descriptor)
+        failpoints.hit("files.written.rename")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
 def write_json(path: Path, value: Any, *, mode: int = 0o644, durable: bool = True) -> None:
     """Replace ``path`` by ``value`` as JSON; see `replace`."""
     replace(path, json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n", mode=mode, durable=durable)

@@ -26,6 +26,16 @@ def default_spool(state: Path) -> Path:
     return state / "spool"
 
 
+def default_published(state: Path) -> Path:
+    """What the target ``directory`` holds, where AZAION_PUBLISH_DIR does not name it."""
+    return state / "published"
+
+
+def default_keys(state: Path) -> Path:
+    """The keys of publishing where AZAION_KEYS_DIR does not name them."""
+    return state / "keys"
+
+
 def default_declarations(state: Path) -> Path:
     """The user's declarations where AZAION_DECLARATIONS does not name them."""
     return state / "azaion.yaml"
@@ -230,6 +240,15 @@ class ModelFolder:
         """The folder of the export with this name."""
         return ExportFolder(path=self.exports / name)
 
+    @property
+    def publications(self) -> Path:
+        """Where it was published: one folder for each publication."""
+        return self.path / "publications"
+
+    def publication(self, name: str) -> "PublicationFolder":
+        """The folder of the publication with this name."""
+        return PublicationFolder(path=self.publications / name)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportFolder:
@@ -245,6 +264,123 @@ class ExportFolder:
     def file(self, suffix: str) -> Path:
         """The model in the format that ends so (``.onnx``)."""
         return self.path / f"azaion{suffix}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicationFolder:
+    """What is known of a publication, and what is small enough to be sent again."""
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """Where it was published, when, by which job."""
+        return self.path / "publication.json"
+
+    @property
+    def manifest(self) -> Path:
+        """The signed manifest, as consumers get it."""
+        return self.path / "manifest"
+
+    @property
+    def small(self) -> Path:
+        """The small part."""
+        return self.path / "small"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagingFolder:
+    """A model that is ready to be sent, and stays so across crashes until it has arrived."""
+
+    path: Path
+
+    @property
+    def order(self) -> Path:
+        """What it is, and where it goes."""
+        return self.path / "order.json"
+
+    @property
+    def whole(self) -> Path:
+        """The encrypted model, before it is cut."""
+        return self.path / "whole"
+
+    @property
+    def small(self) -> Path:
+        """The small part."""
+        return self.path / "small"
+
+    @property
+    def big(self) -> Path:
+        """The big part."""
+        return self.path / "big"
+
+    @property
+    def manifest(self) -> Path:
+        """The signed manifest."""
+        return self.path / "manifest"
+
+    @property
+    def upload(self) -> Path:
+        """How far the big part is on its way."""
+        return self.path / "upload.json"
+
+    @property
+    def upload_by_name(self) -> Path:
+        """The same on its way to the name that consumers of the old system know."""
+        return self.path / "upload-by-name.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchFolder:
+    """Where a consumer wants its model."""
+
+    path: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever fetches into it."""
+        return self.path / ".azaion-fetch.lock"
+
+    @property
+    def scratches(self) -> Path:
+        """What has been fetched, and is not whole yet: one folder for each publication."""
+        return self.path / ".azaion-fetch"
+
+    def scratch(self, publication: str) -> StagingFolder:
+        """The same of one publication."""
+        return StagingFolder(path=self.scratches / publication)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeysFolder:
+    """The keys of publishing. Of each kind the highest number is the one in use; docs/publishing.md tells the rest."""
+
+    path: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever makes a key."""
+        return self.path / ".lock"
+
+    def signing(self, name: int | str) -> Path:
+        """The private half of a pair of signing keys."""
+        return self.path / f"signing-{name}.pem"
+
+    def public(self, name: int | str) -> Path:
+        """Its public half, or that of somebody else who is trusted."""
+        return self.path / f"signing-{name}.pub"
+
+    def identity(self, name: int | str) -> Path:
+        """An age identity, which decrypts."""
+        return self.path / f"age-{name}.txt"
+
+    def recipients(self, name: int | str) -> Path:
+        """Age recipients, for whom models are encrypted."""
+        return self.path / f"recipients-{name}.txt"
+
+    def legacy(self, name: int | str) -> Path:
+        """A key string of the legacy format."""
+        return self.path / f"legacy-{name}.key"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -490,6 +626,20 @@ class Layout:
     def job(self, number: int, uid: str) -> JobFolder:
         """The folder of a job; ``uid`` tells it from one of the same number in a restored database."""
         return JobFolder(path=self.jobs / f"{number}-{uid}")
+
+    @property
+    def publishing(self) -> Path:
+        """Models on their way out: one folder a model."""
+        return self.state / "publishing"
+
+    @property
+    def publishing_lock(self) -> Path:
+        """Held by the one process that publishes."""
+        return self.state / "publishing.lock"
+
+    def staging(self, model: str) -> StagingFolder:
+        """The folder of a model on its way out."""
+        return StagingFolder(path=self.publishing / model)
 
     @property
     def services(self) -> Path:

@@ -18,9 +18,12 @@ class ExitCode(IntEnum):
     SUCCEEDED = 0
     DATA = 65
     NO_INPUT = 66
+    UNREACHABLE = 69
     SOFTWARE = 70
     DISK = 74
     INTERRUPTED = 75
+    PROTOCOL = 76
+    REFUSED = 77
     CONFIG = 78
     CHECKPOINT = 80
     OOM_GPU = 81

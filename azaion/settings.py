@@ -56,6 +56,13 @@ class PublishTarget(StrEnum):
     NONE = "none"
 
 
+class ModelFormat(StrEnum):
+    """How a published model is encrypted."""
+
+    AGE = "age"  # authenticated, for all who can choose
+    LEGACY = "legacy"  # AES-256-CBC, for the consumers of the system before this one
+
+
 class LogFormat(StrEnum):
     """How the log is written; ``auto`` is ``console`` at a terminal and ``json`` elsewhere."""
 
@@ -112,6 +119,9 @@ Gpus = Annotated[
         description="auto, none, or the numbers of GPUs separated by commas",
     ),
 ]
+Bucket = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}\Z", description="the name of a bucket of an S3 server")
+]
 Group = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,31}\Z", description="the name of a Unix group")]
 
 Default = str | Callable[[Path], Path] | None
@@ -161,6 +171,35 @@ class Api:
     url: Url = field(metadata=_variable("AZAION_API_URL", "Base URL of the Azaion REST API."))
     email: Email = field(metadata=_variable("AZAION_API_EMAIL", "Login of the API."))
     password: SecretReference = field(metadata=_variable("AZAION_API_PASSWORD", "Password of the API."))
+    folder: FolderName = field(
+        metadata=_variable("AZAION_API_FOLDER", "Folder of the API that models are put into.", default="models")
+    )
+    salt: SecretReference | None = field(
+        metadata=_variable(
+            "AZAION_API_SALT", "What the platform mixes into the key of what it hands out; its operator tells it."
+        ),
+    )
+    hardware: SecretReference | None = field(
+        metadata=_variable(
+            "AZAION_API_HARDWARE", "By what the API knows this machine; default: made of its /etc/machine-id."
+        ),
+    )
+    ca: Path | None = field(
+        metadata=_variable(
+            "AZAION_API_CA", "Certificates (PEM) of the authority that signed the API's; default: the system's."
+        ),
+    )
+    cdn_ca: Path | None = field(
+        metadata=_variable("AZAION_CDN_CA", "The same for the CDN."),
+    )
+    cdn_bucket: Bucket | None = field(
+        metadata=_variable(
+            "AZAION_CDN_BUCKET", "Bucket of the models where cdn.yaml names none; default: AZAION_API_FOLDER."
+        ),
+    )
+    cdn_region: Text = field(
+        metadata=_variable("AZAION_CDN_REGION", "Region of the CDN where cdn.yaml names none.", default="us-east-1"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +253,40 @@ class Export:
     """How a model is exported."""
 
     onnx_imgsz: ImageSize = field(metadata=_variable("EXPORT_ONNX_IMGSZ", "Image size of the ONNX export, in pixels."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publishing:
+    """How a model leaves the server; where to, AZAION_PUBLISH_TARGET says."""
+
+    directory: Path = field(
+        metadata=_variable(
+            "AZAION_PUBLISH_DIR",
+            "Where the target directory puts models; default: published in the state folder.",
+            default=layout.default_published,
+        ),
+    )
+    format: ModelFormat = field(
+        metadata=_variable(
+            "AZAION_MODEL_FORMAT",
+            "How published models are encrypted: age, or legacy for consumers that know nothing else.",
+            default=ModelFormat.AGE,
+        ),
+    )
+    keys: Path = field(
+        metadata=_variable(
+            "AZAION_KEYS_DIR",
+            "The keys that models are encrypted and signed with; default: keys in the state folder.",
+            default=layout.default_keys,
+        ),
+    )
+    keep: Positive = field(
+        metadata=_variable(
+            "AZAION_PUBLISH_KEEP",
+            "So many of the newest publications stay at the target; what is older is removed there.",
+            default="5",
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,6 +466,7 @@ class Config:
     rabbitmq: RabbitMQ | None
     training: Training
     export: Export
+    publishing: Publishing
     daemon: Daemon
     retention: Retention
 
@@ -438,7 +512,7 @@ class Variable:
     @property
     def secret(self) -> bool:
         """Whether its value may be shown nowhere."""
-        return self.type is SecretReference
+        return SecretReference in {self.type, *get_args(self.type)}
 
     @property
     def optional(self) -> bool:
@@ -454,7 +528,7 @@ class Variable:
             return "a path"
         if self.type is bool:
             return "true or false"
-        if self.type is SecretReference:
+        if self.secret:
             return "'variable: NAME', for a secret never stands here itself"
         metas = (part for option in (self.type, *get_args(self.type)) for part in get_args(option))
         return next((str(meta.description) for meta in metas if isinstance(meta, Meta)), "another value")
@@ -508,6 +582,7 @@ SECTIONS: Final[dict[str, type]] = {
     "rabbitmq": RabbitMQ,
     "training": Training,
     "export": Export,
+    "publishing": Publishing,
     "daemon": Daemon,
     "retention": Retention,
 }

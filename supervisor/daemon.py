@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -74,7 +75,9 @@ def main() -> None:
     except OSError as error:
         # Not the configuration's fault, so that another start may help.
         _give_up([SupervisorError(f"the state folder cannot be written: {error}; make room on its disk")])
-    hidden = secrets(settings, declared, environment=os.environ, env_file=env_file(os.environ))
+    # What publishing logs in with is not ours to know: it is read by the process that publishes, and dies with it.
+    ours = replace(settings, api=None)
+    hidden = secrets(ours, declared, environment=os.environ, env_file=env_file(os.environ))
     configure(settings.daemon.log_format, Redaction(hidden))
     try:
         with files.locked(settings.layout.daemon_lock, wait=False):

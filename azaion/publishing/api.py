@@ -5,7 +5,6 @@ requests in `AzaionApi.upload` and `AzaionApi.fetch`, the key of what it hands o
 """
 
 import asyncio
-import hashlib
 import logging
 import ssl
 from collections.abc import Callable
@@ -20,15 +19,12 @@ from urllib.parse import quote
 
 import aiohttp
 import msgspec
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import CBC
-from cryptography.hazmat.primitives.padding import PKCS7
 from yarl import URL
 
 from azaion.backoff import delays
 from azaion.publishing.access import PATIENCE, ApiAccess, CdnAccess, Patience
 from azaion.publishing.errors import DamagedError, MissingError, RefusedError, UnreachableError
+from azaion.publishing.legacy import decrypt_bytes
 from azaion.redaction import Redaction
 
 #: Under this name the API keeps, beside the models, where the CDN is and who may do what there.
@@ -164,7 +160,7 @@ class AzaionApi:
         answer = await self._authorised(path, lambda: nullcontext({"json": asked}), limit)
         self._check(answer, f"{name} cannot be fetched from its folder {folder}")
         try:
-            return _decrypted(answer.data, resource_key(self._access))
+            return decrypt_bytes(answer.data, resource_key(self._access))
         except ValueError:
             raise DamagedError(
                 f"{name} of the API's folder {folder} cannot be decrypted: either AZAION_API_HARDWARE or "
@@ -282,13 +278,6 @@ class AzaionApi:
         text = " ".join(known.text(answer.data.decode(errors="replace")).split())
         shown = "".join(filter(str.isprintable, text))[:_SHOWN_CHARACTERS]
         return f"{answer.status}: {shown}" if shown else str(answer.status)
-
-
-def _decrypted(data: bytes, key: str) -> bytes:
-    """Undo the legacy format of docs/publishing.md; ValueError if that cannot be."""
-    cipher = Cipher(AES(hashlib.sha256(key.encode()).digest()), CBC(data[:16])).decryptor()
-    padding = PKCS7(128).unpadder()
-    return padding.update(cipher.update(data[16:]) + cipher.finalize()) + padding.finalize()
 
 
 async def _read(content: aiohttp.StreamReader, limit: int) -> bytes:

@@ -21,3 +21,11 @@ class MissingError(PublishingError):
 
 class DamagedError(PublishingError):
     """What has come is not what was sent."""
+
+
+class KeysError(PublishingError):
+    """A key is missing, cannot be used, or is not the one that is needed."""
+
+
+class UntrustedError(PublishingError):
+    """Nobody whom we trust has signed it."""

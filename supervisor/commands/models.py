@@ -57,7 +57,7 @@ def _list(arguments: argparse.Namespace) -> int:
     if not told["models"]:
         print("no models yet; `azaionctl submit-train` makes one")
         return 0
-    rows = [["", "NAME", "CREATED", "JOB", "DATASET", "mAP50-95", "ON TEST IMAGES", "GATE", "EXPORTS"]]
+    rows = [["", "NAME", "CREATED", "JOB", "DATASET", "mAP50-95", "ON TEST IMAGES", "GATE", "EXPORTS", "PUBLISHED"]]
     rows += [_row(record) for record in told["models"]]
     print(text.table(rows))
     if told["before"]:
@@ -68,18 +68,19 @@ def _list(arguments: argparse.Namespace) -> int:
 def _row(record: dict[str, Any]) -> list[str]:
     mark = "*" if record["current"] else ""
     if "metrics" not in record:
-        return [mark, record["name"], record["problem"], *[""] * 6]
+        return [mark, record["name"], record["problem"], *[""] * 7]
     own = next((each for each in record["evaluations"] if each["dataset"] == record["dataset"]), None)
     return [
         mark,
         record["name"],
-        (record["created"] or "-")[:16].replace("T", " "),
+        _moment(record["created"] or "-"),
         str(record["job"] or "-"),
         record["dataset"] or "-",
         _figure(record["metrics"].get("mAP50-95")),
         _interval((own or {}).get("scores", {}).get("map50_95")),
         (record["gate"] or {}).get("outcome", "-"),
         ", ".join(each["name"] for each in record["exports"] if "name" in each) or "-",
+        next((_moment(each["time"]) for each in reversed(record["publications"]) if not each["removed"]), "-"),
     ]
 
 
@@ -99,6 +100,8 @@ def _lines(record: dict[str, Any]) -> Iterator[str]:
         yield f"promoted  {entry['time']} by {entry['by'] or '?'}: {entry['reason']}"
     if gate := record["gate"]:
         yield f"gate      {gate.get('outcome', '?')}: {gate.get('reason') or gate.get('problem')}"
+    for each in record["publications"]:
+        yield _published(each)
     damage = f", damaged while it was read: {record['dataset_damage'][0]}" if record["dataset_damage"] else ""
     yield f"dataset   {record['dataset'] or 'unknown'} {(record['dataset_digest'] or '')[:12]}{damage}"
     yield f"lineage   begun with {record['parent'] or '?'}, release {record['release'] or '?'}"
@@ -115,6 +118,17 @@ def _lines(record: dict[str, Any]) -> Iterator[str]:
         yield text.table(
             [["EXPORT", "SIZE", "DEVIATES BY", "FILE"], *(_export_row(each) for each in record["exports"])]
         )
+
+
+def _published(each: dict[str, Any]) -> str:
+    sealing = each["sealing"]
+    keys, signers = (", ".join(text.cut(each, 16) for each in sealing[name]) for name in ("keys", "signers"))
+    by = f" by job {each['job']}" if each["job"] else ""
+    gone = f"; removed there {each['removed']}" if each["removed"] else ""
+    return (
+        f"published {each['time']}{by} as {each['name']} at {each['place']}: {each['file']}, "
+        f"{sealing['format']} for {keys}, signed by {signers}{gone}"
+    )
 
 
 def _evaluation(each: dict[str, Any]) -> Iterator[str]:
@@ -192,6 +206,8 @@ def _changed(arguments: argparse.Namespace, told: dict[str, Any]) -> int:
         print(f"{told['model']} was in use already")
     else:
         print(f"{told['model']} is in use now, instead of {told['instead_of'] or 'none'}")
+        if told["target"] != "none":
+            print(f"consumers get it by `azaionctl publish {told['model']}`", file=sys.stderr)
     return 0
 
 
@@ -221,6 +237,10 @@ def _file(arguments: argparse.Namespace, action: str, body: dict[str, Any]) -> i
         if (waiting := job["maintenance"]) is not None:
             print(f"it waits for the end of the {waiting}", file=sys.stderr)
     return 0
+
+
+def _moment(stamp: str) -> str:
+    return stamp[:16].replace("T", " ")
 
 
 def _figure(value: float | None) -> str:

@@ -20,7 +20,7 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _CARRIED: Final = ("PATH", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
 
 #: What follows a training unless somebody says no.
-_STEPS: Final = ("evaluate", "export")
+_STEPS: Final = ("evaluate", "export", "publish")
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -53,6 +53,12 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="do not hold the model against the one in use: it takes over when it is there",
     )
     train.add_argument("--no-export", action="store_const", const="export", help="do not export the model to ONNX")
+    train.add_argument(
+        "--no-publish",
+        action="store_const",
+        const="publish",
+        help="do not publish the model (nothing is where AZAION_PUBLISH_TARGET is none)",
+    )
     train.set_defaults(run=_train)
     command = commands.add_parser(
         "submit",
@@ -172,7 +178,8 @@ def _train(arguments: argparse.Namespace) -> int:
     if "model" in body and "/" in body["model"]:
         # The daemon has another working folder.
         body["model"] = str(Path(body["model"]).absolute())
-    then = [step for step in _STEPS if step not in {arguments.no_evaluate, arguments.no_export}]
+    left_out = {arguments.no_evaluate, arguments.no_export, arguments.no_publish}
+    then = [step for step in _STEPS if step not in left_out]
     body |= {"kind": "train", "then": then, "overrides": overrides, "priority": arguments.priority}
     body |= _scheduling(arguments)
     return _submit(arguments, body)

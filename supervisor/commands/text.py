@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from azaion import words
+
 _BAR = 20
 _SECONDS_IN = (("d", 86400), ("h", 3600), ("m", 60))
 
@@ -57,9 +59,11 @@ def progress(record: dict[str, Any]) -> str:
     if not told:
         return ""
     epochs, epoch = told["epochs"] or 0, told["epoch"] or 0
+    batches, batch = told["batches"] or 0, told["batch"] or 0
+    if record.get("kind") == "publish" and batches:
+        return f"{told['phase']}  {bar(batch, batches)}  {words.size(batch)} of {words.size(batches)}"
     if not epochs:
         return str(told["phase"] or "")
-    batches, batch = told["batches"] or 0, told["batch"] or 0
     done = max(0, epoch - 1) + (batch / batches if batches else 0)
     map50 = told["metrics"].get("mAP50")
     parts = [bar(done, epochs), f"epoch {epoch}/{epochs}", f"ETA {duration(told['eta_s'])}"]

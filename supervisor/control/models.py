@@ -10,16 +10,19 @@ import msgspec
 from aiohttp import web
 
 from azaion import evaluation, files, models, promotions
-from azaion.config import Config
+from azaion.config import Config, PublishTarget
 from azaion.errors import AzaionError
 from azaion.evaluation import EvaluationError
 from azaion.layout import Layout, ModelFolder
 from azaion.models import Model, ModelError, Why
 from azaion.promotions import Promotion
+from azaion.publishing import contents, ledger
+from azaion.publishing.ledger import Publication
 from supervisor.control.protocol import stamp
 from supervisor.jobs.events import Actor
 from supervisor.jobs.model import Job, Kind, Submission
 from supervisor.jobs.store import Store
+from supervisor.publishing import refusal
 
 #: How often each may fail; what is done already is not done again.
 _ATTEMPTS: Final = 3
@@ -47,8 +50,17 @@ class EvaluateRequest(msgspec.Struct, forbid_unknown_fields=True):
     priority: _Priority = 0
 
 
+class PublishRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """``azaionctl publish``; what is left out comes from the configuration."""
+
+    export: _Name | None = None
+    target: Literal["azaion", "directory"] | None = None
+    priority: _Priority = 0
+
+
 _exports: Final = msgspec.json.Decoder(ExportRequest)
 _evaluations: Final = msgspec.json.Decoder(EvaluateRequest)
+_publications: Final = msgspec.json.Decoder(PublishRequest)
 
 
 class ModelRoutes:
@@ -84,6 +96,7 @@ class ModelRoutes:
             web.post("/v1/models/{name}/promote", self._promote),
             web.post("/v1/models/{name}/export", self._export),
             web.post("/v1/models/{name}/evaluate", self._evaluate),
+            web.post("/v1/models/{name}/publish", self._publish),
         ]
 
     async def _list(self, _request: web.Request) -> web.Response:
@@ -100,7 +113,7 @@ class ModelRoutes:
         def change() -> dict[str, Any]:
             before = models.current(self._layout)
             model = models.promote(self._layout, name, why)
-            return {"model": model.name, "instead_of": before}
+            return {"model": model.name, "instead_of": before, "target": str(self._config.daemon.publish_target)}
 
         return self._changed("model-promoted", await self._do(change), actor)
 
@@ -111,7 +124,7 @@ class ModelRoutes:
         def change() -> dict[str, Any]:
             before = models.current(self._layout)
             model = models.rollback(self._layout, why)
-            return {"model": model.name, "instead_of": before}
+            return {"model": model.name, "instead_of": before, "target": str(self._config.daemon.publish_target)}
 
         return self._changed("model-rolled-back", await self._do(change), actor)
 
@@ -152,6 +165,22 @@ class ModelRoutes:
             name=f"evaluate {model.name}" + (f" on {asked.dataset}" if asked.dataset else ""),
             parameters={"of": None, "model": model.name, "dataset": asked.dataset, "gate": asked.gate},
             devices=1,
+            priority=asked.priority,
+        )
+
+    async def _publish(self, request: web.Request) -> web.Response:
+        asked = _read(_publications, await request.read())
+        model = await self._do(lambda: models.load(self._layout, request.match_info["name"]))
+        target = PublishTarget(asked.target) if asked.target is not None else None
+        if reason := await self._do(lambda: refusal(self._config, target)):
+            raise ModelError(f"{model.name} cannot be published: {reason}")
+        await self._do(lambda: contents.check(model, asked.export))
+        return self._file(
+            request,
+            Kind.PUBLISH,
+            name=f"publish {model.name}",
+            parameters={"of": None, "model": model.name, "export": asked.export, "target": asked.target},
+            devices=0,
             priority=asked.priority,
         )
 
@@ -223,6 +252,7 @@ def _record(model: Model, current: str | None, known: Sequence[Promotion]) -> di
         "gate": _read_if_there(folder.gate),
         "evaluations": [_evaluation(folder, name, brief=True) for name in evaluation.names(folder)],
         "exports": _exported(folder),
+        "publications": [_publication(each) for each in ledger.read(folder)],
         "promoted": None if latest is None else _promotion(latest),
     }
 
@@ -261,6 +291,11 @@ def _exported(folder: ModelFolder) -> list[dict[str, Any]]:
 
 def _promotion(entry: Promotion) -> dict[str, Any]:
     return {"time": stamp(entry.time), "by": entry.by, "reason": entry.reason, "before": entry.before}
+
+
+def _publication(entry: Publication) -> dict[str, Any]:
+    removed = None if entry.removed is None else stamp(entry.removed)
+    return {**asdict(entry), "time": stamp(entry.time), "removed": removed}
 
 
 def _parent(layout: Layout, card: dict[str, Any]) -> str | None:

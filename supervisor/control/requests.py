@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
-from azaion.config import Config
+from azaion.config import Config, PublishTarget
 from azaion.layout import Layout
 from supervisor.jobs.events import EventFilter
 from supervisor.jobs.model import (
@@ -22,13 +22,14 @@ from supervisor.jobs.model import (
     State,
     Submission,
 )
+from supervisor.publishing import refusal
 
 #: How often a training may fail by its own code without a new epoch in between.
 TRAIN_ATTEMPTS: Final = 3
 #: The same for what follows a training.
 STEP_ATTEMPTS: Final = 3
 #: What can follow a training, in this order.
-STEPS: Final = (Kind.EVALUATE, Kind.EXPORT)
+STEPS: Final = (Kind.EVALUATE, Kind.EXPORT, Kind.PUBLISH)
 
 _Request = TypeVar("_Request")
 
@@ -86,7 +87,7 @@ class TrainRequest(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind",
     workers: Annotated[int, msgspec.Meta(ge=0, le=256)] | None = None
     dataset: _Name | None = None
     devices: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
-    then: tuple[Literal["evaluate", "export"], ...] = ()
+    then: tuple[Literal["evaluate", "export", "publish"], ...] = ()
     overrides: dict[_Name, Any] = {}
     name: _Name | None = None
     priority: _Priority = 0
@@ -198,7 +199,22 @@ def submissions(body: bytes, config: Config, owner: str) -> list[Submission]:
     if isinstance(request, CommandRequest):
         return [_command(request, owner)]
     first = _train(request, config, owner)
-    return [first, *(_step(kind, first, config) for kind in STEPS if kind in request.then)]
+    return [first, *(_step(kind, first, config) for kind in STEPS if _follows(kind, request, config))]
+
+
+def _follows(kind: Kind, request: TrainRequest, config: Config) -> bool:
+    """Whether such a step follows a training. Nothing is published where there is no target.
+
+    Raises:
+        JobError: it is to be published, and cannot be: better said now than after days.
+    """
+    if kind not in request.then or kind is not Kind.PUBLISH:
+        return kind in request.then
+    if config.daemon.publish_target is PublishTarget.NONE:
+        return False
+    if reason := refusal(config):
+        raise JobError(f"the model could not be published: {reason}, or file it with --no-publish")
+    return True
 
 
 def check_inputs(submission: Submission, config: Config) -> None:
@@ -320,6 +336,7 @@ def _step(kind: Kind, train: Submission, config: Config) -> Submission:
     parameters = {
         Kind.EVALUATE: {**common, "dataset": None, "gate": True},
         Kind.EXPORT: {**common, "formats": ["onnx"], "imgsz": config.export.onnx_imgsz, "half": False, "nms": False},
+        Kind.PUBLISH: {**common, "export": None, "target": None},
     }
     return Submission(
         kind=kind,

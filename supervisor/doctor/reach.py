@@ -31,7 +31,7 @@ async def publishing(patient: Patient) -> list[Diagnosis]:
     api = patient.config.api
     if patient.config.daemon.publish_target is not PublishTarget.AZAION or api is None:
         return [well("publishing", f"not to the API: AZAION_PUBLISH_TARGET={patient.config.daemon.publish_target}")]
-    found = [_said("publishing", seen) for seen in await look_at_api(Place.of_url(api.url))]
+    found = [_said("publishing", seen) for seen in await look_at_api(Place.of_url(api.url, api.ca))]
     if any(each.verdict is not Verdict.OK for each in found):
         return found
     return [await _login(api, partial(resolve, api.password, patient.environ, patient.env_file))]
@@ -48,7 +48,7 @@ async def _login(api: Api, secret: Callable[[], str]) -> Diagnosis:
         cure = "install azaion-training[publish], or set AZAION_PUBLISH_TARGET=none"
         return ill("publishing", f"a library is missing: {error.name}", cure)
     try:
-        access = ApiAccess(url=api.url, email=api.email, password=secret(), hardware="")
+        access = ApiAccess(url=api.url, email=api.email, password=secret(), hardware="", authority=api.ca)
         async with AzaionApi(access, Patience(silence_s=10.0, attempts=1)) as session:
             await session.login()
     except ConfigError as error:

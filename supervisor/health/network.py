@@ -5,6 +5,7 @@ import ssl
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -27,10 +28,15 @@ class Place:
     authority: str | None = None
 
     @classmethod
-    def of_url(cls, url: str) -> "Place":
+    def of_url(cls, url: str, authority: Path | None = None) -> "Place":
         """Where an address leads."""
         parts = urlsplit(url)
-        return cls(host=parts.hostname or "", port=parts.port or _PORTS[parts.scheme], tls=parts.scheme == "https")
+        return cls(
+            host=parts.hostname or "",
+            port=parts.port or _PORTS[parts.scheme],
+            tls=parts.scheme == "https",
+            authority=str(authority) if authority is not None else None,
+        )
 
     @classmethod
     def of_broker(cls, broker: RabbitMQ) -> "Place":

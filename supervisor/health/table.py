@@ -180,7 +180,7 @@ class _Table:
     def _api(self) -> Place | None:
         api = self._settings.api
         wanted = self._settings.daemon.publish_target is PublishTarget.AZAION
-        return Place.of_url(api.url) if wanted and api is not None else None
+        return Place.of_url(api.url, api.ca) if wanted and api is not None else None
 
     # What runs.
 

@@ -21,11 +21,12 @@ class Kind(StrEnum):
     TRAIN = "train"
     EVALUATE = "evaluate"
     EXPORT = "export"
+    PUBLISH = "publish"
     COMMAND = "command"
 
 
 #: What may be begun again at any time: these find what is done already. A command might do its work twice.
-REPEATABLE: Final = frozenset({Kind.TRAIN, Kind.EVALUATE, Kind.EXPORT})
+REPEATABLE: Final = frozenset({Kind.TRAIN, Kind.EVALUATE, Kind.EXPORT, Kind.PUBLISH})
 
 
 class State(StrEnum):
@@ -85,8 +86,11 @@ CAUSES: Final[Mapping[int, str]] = MappingProxyType(
     {
         ExitCode.DATA: "data",
         ExitCode.NO_INPUT: "refused:model",
+        ExitCode.UNREACHABLE: "network",
         ExitCode.DISK: "disk",
         ExitCode.INTERRUPTED: "interrupted",
+        ExitCode.PROTOCOL: "transfer",
+        ExitCode.REFUSED: "refused:target",
         ExitCode.CONFIG: "refused:config",
         ExitCode.CHECKPOINT: "checkpoint",
         ExitCode.OOM_GPU: "oom:gpu",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import takewhile
 from typing import Any, Final
 
 from azaion.progress import ExitCode
@@ -21,7 +22,16 @@ CRASHES: Final = 3
 _LOOP: Final = f"; {CRASHES} times in a row within {CRASH_S:.0f} s of its start, so not again"
 
 #: What another attempt cannot mend.
-_HOPELESS: Final = frozenset({ExitCode.DATA, ExitCode.NO_INPUT, ExitCode.CONFIG, ExitCode.CHECKPOINT, ExitCode.PARITY})
+_HOPELESS: Final = frozenset(
+    {
+        ExitCode.DATA,
+        ExitCode.NO_INPUT,
+        ExitCode.REFUSED,
+        ExitCode.CONFIG,
+        ExitCode.CHECKPOINT,
+        ExitCode.PARITY,
+    }
+)
 _SIGTERM: Final = 15
 
 
@@ -124,6 +134,7 @@ def decide(job: Job, ending: Ending, now: float, jitter: float, earlier: Sequenc
         ending=ending,
         what=ending.message or _explain(job, ending, cause or ""),
         crashes=_crashes(ending, cause, earlier),
+        repeats=1 + sum(1 for _ in takewhile(lambda attempt: attempt.cause == cause, reversed(earlier))),
         begun=Decision(
             state=State.FAILED,
             cause=cause,
@@ -146,6 +157,7 @@ class _End:
     Attributes:
         what: how the attempt ended, in words.
         crashes: how many attempts in a row have ended like this one, right after their start.
+        repeats: how many have, whenever.
         begun: the decision, as far as it is clear.
     """
 
@@ -153,6 +165,7 @@ class _End:
     ending: Ending
     what: str
     crashes: int
+    repeats: int
     begun: Decision
     now: float
     jitter: float
@@ -165,6 +178,9 @@ def _decide(end: _End) -> Decision:
         return _as_asked(end)
     if end.ending.measure is Measure.TIME:
         return replace(end.begun, reason=end.what)
+    repeatable = end.job.kind in REPEATABLE and end.job.intent in {None, Intent.PAUSE}
+    if end.ending.code == ExitCode.UNREACHABLE and repeatable:
+        return _out_of_reach(end)
     if _by_the_machine(end.job, end.ending):
         return _interrupted(end)
     if end.ending.source is Source.LOST:
@@ -199,6 +215,13 @@ def _interrupted(end: _End) -> Decision:
     waits = times > 1 or end.begun.cause == "disk"
     not_before = end.now + _backoff(max(1, times - 1), end.jitter) if waits else 0.0
     return replace(counted, state=State.QUEUED, reason=reason, not_before=not_before)
+
+
+def _out_of_reach(end: _End) -> Decision:
+    """What follows when a far end could not be reached. That harms nobody, so it goes on for as long as it takes."""
+    pause = _backoff(end.repeats, end.jitter)
+    reason = f"{end.what}; again in {pause:.0f} s"
+    return replace(end.begun, state=State.QUEUED, reason=reason, not_before=end.now + pause)
 
 
 def _smaller(end: _End) -> Decision:

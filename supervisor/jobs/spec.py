@@ -3,10 +3,12 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from azaion.layout import Layout
+from azaion.environment import env_file
+from azaion.layout import AttemptFolder, Layout
 from supervisor.jobs.model import Attempt, Job, Kind, Limits
 from supervisor.jobs.scheduler import CPU
 
@@ -17,7 +19,12 @@ ENVIRONMENT: Final = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ",
 
 #: Which worker does what.
 WORKERS: Final[Mapping[Kind, str]] = MappingProxyType(
-    {Kind.TRAIN: "workers.train", Kind.EVALUATE: "workers.evaluate", Kind.EXPORT: "workers.export"}
+    {
+        Kind.TRAIN: "workers.train",
+        Kind.EVALUATE: "workers.evaluate",
+        Kind.EXPORT: "workers.export",
+        Kind.PUBLISH: "workers.publish",
+    }
 )
 
 
@@ -52,13 +59,20 @@ def spec_of(
     if job.kind in WORKERS:
         argv = [sys.executable, "-P", "-m", WORKERS[job.kind], str(folder.path)]
         told = {str(job.kind): {**job.parameters, **job.adjusted}}
-        return common | {"argv": argv, "cwd": str(folder.path), "env": environment} | told
+        return common | {"argv": argv, "cwd": _cwd(job.kind, folder), "env": environment} | told
     given: Mapping[str, str] = job.parameters["env"]
     return common | {
         "argv": job.parameters["argv"],
         "cwd": job.parameters["cwd"],
         "env": environment | dict(given),
     }
+
+
+def _cwd(kind: Kind, folder: AttemptFolder) -> str:
+    """Where a worker works: where the daemon was started, if it must find secrets there and not in a credential."""
+    if kind is Kind.PUBLISH and env_file(os.environ) == Path(".env"):
+        return str(Path.cwd())
+    return str(folder.path)
 
 
 def _limits(limits: Limits) -> dict[str, Any]:

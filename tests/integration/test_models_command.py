@@ -39,7 +39,7 @@ def test_people_look_promote_and_roll_back(server: Installation, registry: tuple
     assert unknown.returncode == 1
     assert f"there are: {good}, {weak}" in unknown.stderr
 
-    assert server.json("models", "promote", good) == {"model": good, "instead_of": None}
+    assert server.json("models", "promote", good) == {"model": good, "instead_of": None, "target": "none"}
     assert server.ctl("models", "promote", weak).stdout == f"{weak} is in use now, instead of {good}\n"
     assert server.ctl("models", "promote", weak).stdout == f"{weak} was in use already\n"
     screen = server.ctl("models", "list").stdout

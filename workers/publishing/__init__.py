@@ -1,0 +1,1 @@
+"""One publication of a model: encrypted, sent, verified, and only then shown to consumers."""
