@@ -467,6 +467,11 @@ class SnapshotFolder:
         """Where a snapshot that is being formed keeps what it has not looked at yet."""
         return self.path / ".staging"
 
+    @property
+    def listing(self) -> Path:
+        """Where a snapshot that is being formed keeps the list of its files."""
+        return self.path / ".listing"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:

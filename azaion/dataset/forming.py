@@ -24,7 +24,8 @@ from azaion.dataset import images, labels, records
 from azaion.dataset.corrupted import Refusal, set_aside
 from azaion.dataset.earlier import Earlier
 from azaion.dataset.errors import CorruptedError, DatasetError, Reason
-from azaion.dataset.snapshot import FORMAT, Row, Snapshot, data_yaml, load, names, rows_text
+from azaion.dataset.listing import Listing, listing
+from azaion.dataset.snapshot import FORMAT, Snapshot, data_yaml, load, names
 from azaion.dataset.split import Split, side
 from azaion.dataset.staging import Staged, stage
 from azaion.layout import Layout, SnapshotFolder
@@ -82,7 +83,9 @@ def form(
         building = files.temporary_for(layout.datasets / "snapshot")
         building.mkdir()
         try:
-            return _Forming(layout, SnapshotFolder(path=building), classes, today, key).run(progress)
+            snapshot = SnapshotFolder(path=building)
+            with listing(snapshot.listing) as listed:
+                return _Forming(layout, snapshot, listed, classes, today, key).run(progress)
         finally:
             files.remove_tree(building)
 
@@ -119,13 +122,21 @@ class _Side:
 class _Forming:
     """One snapshot on its way."""
 
-    def __init__(self, layout: Layout, folder: SnapshotFolder, classes: dict[int, str], today: date, key: str) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        folder: SnapshotFolder,
+        listed: Listing,
+        classes: dict[int, str],
+        today: date,
+        key: str,
+    ) -> None:
         self._layout = layout
         self._folder = folder
         self._classes = classes
         self._today = today
         self._key = key
-        self._rows: list[Row] = []
+        self._listing = listed
         self._refusals: list[Refusal] = []
         self._sides = {split: _Side() for split in Split}
         self._groups: dict[Split, set[str]] = {split: set() for split in Split}
@@ -144,7 +155,7 @@ class _Forming:
             if progress is not None and done % _PROGRESS_STEP == 0:
                 progress(done, total)
             self._take(staged, name)
-        orphans = staged.labels - staged.images.keys() - {Path(file).stem for file in staged.refused}
+        orphans = set(staged.orphans) - {Path(file).stem for file in staged.refused}
         self._refusals += [Refusal(f"{name}.txt", Reason.NO_IMAGE, label=name) for name in sorted(orphans)]
         self._refuse_empty()
         set_aside(self._layout, staged, self._refusals)
@@ -156,18 +167,18 @@ class _Forming:
 
     def _take(self, staged: Staged, name: str) -> None:
         """Put the image and the label of an annotation on their side, or refuse them."""
-        chosen, *doubles = staged.images[name]
+        chosen, *doubles = staged.files(name)
         try:
-            record = records.read(staged.record(name)) if name in staged.records else records.NO_RECORD
+            record = records.read(staged.record(name))
             if doubles:
-                chosen, *doubles = _prefer(staged.images[name], record.extension)
+                chosen, *doubles = _prefer([chosen, *doubles], record.extension)
                 self._refusals += [Refusal(file, Reason.TWO_IMAGES, image=file) for file in doubles]
             text = _read_label(staged, name)
             boxes = labels.check(text, self._classes)
             path = staged.image(chosen)
             image = images.inspect(path, record.image or self._earlier.vouch(path, chosen))
         except CorruptedError as error:
-            label = name if name in staged.labels else None
+            label = name if os.path.lexists(staged.label(name)) else None
             self._refusals.append(Refusal(chosen, error.reason, error.detail, image=chosen, label=label))
             return
         split = side(media=record.media, sha256=image.sha256)
@@ -187,7 +198,7 @@ class _Forming:
             size = len(image.repaired)
         else:
             os.rename(source, f"{self._folder.path}/{path}")  # noqa: PTH104 a hundred thousand times
-            self._rows.append(Row(path, image.sha256, image.size))
+            self._listing.add(path, image.sha256, image.size)
             size = image.size
         self._sides[split].bytes += size
 
@@ -198,7 +209,7 @@ class _Forming:
             view = memoryview(data)
             while view:
                 view = view[stream.write(view) :]
-        self._rows.append(Row(path, hashlib.sha256(data).hexdigest(), len(data)))
+        self._listing.add(path, hashlib.sha256(data).hexdigest(), len(data))
 
     def _refuse_empty(self) -> None:
         for split in (Split.TRAIN, Split.VALID):
@@ -224,10 +235,10 @@ class _Forming:
         folder = self._folder
         sizes = {split: tally.images for split, tally in self._sides.items()}
         self._write(folder.data.name, data_yaml(user_classes.names(self._classes), sizes))
-        listing = rows_text(self._rows)
-        files.replace(folder.files, listing, mode=0o444, durable=False)
+        digest = self._listing.write(folder.files)
+        files.remove_tree(folder.listing)
         path = self._free_path()
-        manifest = self._manifest(staged, path.name, hashlib.sha256(listing).hexdigest())
+        manifest = self._manifest(staged, path.name, digest)
         text = json.dumps(manifest, ensure_ascii=False, allow_nan=False, indent=1).encode()
         files.replace(folder.manifest, text + b"\n", mode=0o444, durable=False)
         files.sync_filesystem(folder.path)
@@ -251,8 +262,8 @@ class _Forming:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "source": {
                 "images": sum(map(len, staged.images.values())),
-                "labels": len(staged.labels),
-                "records": len(staged.records),
+                "labels": staged.labels,
+                "records": staged.records,
                 "ignored": staged.ignored,
             },
             "classes": user_classes.names(self._classes),
@@ -278,7 +289,7 @@ class _Forming:
                 "images": sum(tally.images for tally in self._sides.values()),
                 "boxes": sum(tally.boxes.total() for tally in self._sides.values()),
                 "bytes": sum(tally.bytes for tally in self._sides.values()),
-                "files": len(self._rows),
+                "files": self._listing.count,
                 "repaired": self._repaired,
                 "copied": staged.copied,
             },
@@ -293,9 +304,9 @@ def _prefer(found: list[str], extension: str | None) -> list[str]:
 
 
 def _read_label(staged: Staged, name: str) -> bytes:
-    if name not in staged.labels:
-        raise CorruptedError(Reason.NO_LABEL)
     try:
         return files.read_small(staged.label(name), limit=labels.MAX_BYTES)
+    except FileNotFoundError:
+        raise CorruptedError(Reason.NO_LABEL) from None
     except files.FileError:
         raise CorruptedError(Reason.LABEL, f"it is no file of at most {labels.MAX_BYTES} bytes") from None

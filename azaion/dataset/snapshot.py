@@ -56,11 +56,6 @@ class Row:
     size: int
 
 
-def rows_text(rows: list[Row]) -> bytes:
-    """The text of a snapshot's list of files."""
-    return "".join(f"{row.sha256}\t{row.size}\t{row.path}\n" for row in sorted(rows, key=lambda row: row.path)).encode()
-
-
 def data_yaml(classes: list[str], splits: Mapping[Split, int], *, path: Path | None = None) -> bytes:
     """What the trainer reads first. It never has a key ``download``, which the trainer would execute.
 

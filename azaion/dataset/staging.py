@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -24,21 +24,27 @@ class Staged:
 
     Attributes:
         path: the folder that holds it.
-        images: names of image files by the name of their annotation.
-        labels: names of annotations that have a label.
-        records: names of annotations that have a record.
+        images: by the name of each annotation, what follows it in the names of its image files.
+        labels: how many labels.
+        orphans: names of labels that have no image.
+        records: how many records.
         refused: files that are not even looked at, and why.
         ignored: how many other files lay there (the trainer's caches and the like).
         copied: how many images had to be copied, because the filesystem allowed no link.
     """
 
     path: Path
-    images: dict[str, list[str]] = field(default_factory=dict)
-    labels: set[str] = field(default_factory=set)
-    records: set[str] = field(default_factory=set)
+    images: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    labels: int = 0
+    orphans: list[str] = field(default_factory=list)
+    records: int = 0
     refused: dict[str, Reason] = field(default_factory=dict)
     ignored: int = 0
     copied: int = 0
+
+    def files(self, name: str) -> list[str]:
+        """The names of the image files of an annotation."""
+        return [name + extension for extension in self.images[name]]
 
     def image(self, file: str) -> str:
         """Where an image lies."""
@@ -60,12 +66,13 @@ def stage(layout: Layout, path: Path) -> Staged:
     refused: dict[str, Reason] = {}
     with files.locked(layout.commit_lock):
         images, ignored, copied = _take_images(layout.data, path / "images", refused)
-        labels = _take_labels(layout.data, path / "labels", refused)
+        labels, orphans = _take_labels(layout.data, path / "labels", refused, images)
         records = _take_records(layout.records, path / "records", images.keys())
     return Staged(
         path=path,
         images=images,
         labels=labels,
+        orphans=orphans,
         records=records,
         refused=refused,
         ignored=ignored,
@@ -77,8 +84,10 @@ def _take_images(
     source: AnnotationFolder,
     target: Path,
     refused: dict[str, Reason],
-) -> tuple[dict[str, list[str]], int, int]:
-    images: dict[str, list[str]] = {}
+) -> tuple[dict[str, tuple[str, ...]], int, int]:
+    images: dict[str, tuple[str, ...]] = {}
+    # Of a hundred thousand annotations nearly all share one of these.
+    alone = {extension: (extension,) for extension in pictures.EXTENSIONS}
     ignored = copied = 0
     with os.scandir(source.images) as entries:
         for entry in entries:
@@ -89,13 +98,16 @@ def _take_images(
             elif reason := _refusal(entry):
                 refused[entry.name] = reason
             elif (linked := _take(entry.path, f"{target}/{entry.name}")) is not None:
-                images.setdefault(name, []).append(entry.name)
+                before = images.get(name)
+                images[name] = alone.get(extension, (extension,)) if before is None else (*before, extension)
                 copied += not linked
     return images, ignored, copied
 
 
-def _take_labels(source: AnnotationFolder, target: Path, refused: dict[str, Reason]) -> set[str]:
-    labels = set()
+def _take_labels(
+    source: AnnotationFolder, target: Path, refused: dict[str, Reason], images: Container[str]
+) -> tuple[int, list[str]]:
+    labels, orphans = 0, []
     with os.scandir(source.labels) as entries:
         for entry in entries:
             name, extension = os.path.splitext(entry.name)  # noqa: PTH122 a hundred thousand times
@@ -104,12 +116,14 @@ def _take_labels(source: AnnotationFolder, target: Path, refused: dict[str, Reas
             if reason := _refusal(entry):
                 refused[entry.name] = reason
             elif _take(entry.path, f"{target}/{entry.name}") is not None:
-                labels.add(name)
-    return labels
+                labels += 1
+                if name not in images:
+                    orphans.append(name)
+    return labels, orphans
 
 
-def _take_records(source: Path, target: Path, names: Iterable[str]) -> set[str]:
-    return {name for name in names if _take(f"{source}/{name}{_RECORD}", f"{target}/{name}{_RECORD}") is not None}
+def _take_records(source: Path, target: Path, names: Iterable[str]) -> int:
+    return sum(_take(f"{source}/{name}{_RECORD}", f"{target}/{name}{_RECORD}") is not None for name in names)
 
 
 def _refusal(entry: "os.DirEntry[str]") -> Reason | None:

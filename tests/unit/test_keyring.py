@@ -110,7 +110,12 @@ def test_the_identity_need_not_be_here(tmp_path: Path) -> None:
     assert keyring.load(tmp_path / "k").sealing(ModelFormat.AGE).ids == (SECOND,)
 
 
-@pytest.mark.parametrize("recipient", ["", "age1abc", STRANGER[:-1] + "x", STRANGER.upper()[:-1], "AGE-SECRET-KEY-1"])
+# Named, since the stranger is another one in each process.
+@pytest.mark.parametrize(
+    "recipient",
+    ["", "age1abc", STRANGER[:-1] + "x", STRANGER.upper()[:-1], "AGE-SECRET-KEY-1"],
+    ids=["empty", "short", "mistyped", "cut", "secret"],
+)
 def test_a_recipient_that_is_none(recipient: str, tmp_path: Path) -> None:
     with pytest.raises(KeysError, match="is no recipient of age"):
         minting.generate(tmp_path / "k", recipients=[STRANGER, recipient])
