@@ -12,6 +12,7 @@ from azaion.publishing.target import Target
 from azaion.settings import Api, Config, PublishTarget
 
 if TYPE_CHECKING:
+    from azaion.publishing.access import ApiAccess
     from azaion.publishing.platform import Platform
 
 
@@ -53,14 +54,18 @@ def opened(
             assert_never(wanted)
 
 
-def _platform(api: Api, environ: Mapping[str, str], env_file: Path | None) -> "Platform":
+def access_of(api: Api, environ: Mapping[str, str], env_file: Path | None) -> "ApiAccess":
+    """What the API is spoken to with.
+
+    Raises:
+        ConfigError: a secret is missing.
+    """
     from azaion.publishing.access import ApiAccess  # noqa: PLC0415 - its libraries cost most of a second
     from azaion.publishing.hardware import fingerprint  # noqa: PLC0415 - the same
-    from azaion.publishing.platform import Platform  # noqa: PLC0415 - the same
 
     known = find(api.hardware, environ, env_file) if api.hardware is not None else None
     salt = find(api.salt, environ, env_file) if api.salt is not None else None
-    access = ApiAccess(
+    return ApiAccess(
         url=api.url,
         email=api.email,
         password=resolve(api.password, environ, env_file),
@@ -68,8 +73,13 @@ def _platform(api: Api, environ: Mapping[str, str], env_file: Path | None) -> "P
         salt=salt or "",
         authority=api.ca,
     )
+
+
+def _platform(api: Api, environ: Mapping[str, str], env_file: Path | None) -> "Platform":
+    from azaion.publishing.platform import Platform  # noqa: PLC0415 - the same
+
     return Platform(
-        access,
+        access_of(api, environ, env_file),
         folder=api.folder,
         bucket=api.cdn_bucket or api.folder,
         region=api.cdn_region,

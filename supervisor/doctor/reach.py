@@ -1,6 +1,6 @@
 """What is far away: the broker, the API that models are published to."""
 
-from collections.abc import Callable
+import asyncio
 from functools import partial
 
 from azaion.config import ConfigError, PublishTarget, SecretReference, Source
@@ -25,7 +25,7 @@ async def broker(patient: Patient) -> list[Diagnosis]:
 
 
 async def publishing(patient: Patient) -> list[Diagnosis]:
-    """Whether the API answers, if models are published to it."""
+    """Whether the API answers, and the CDN takes the keys that it gives, if models are published to them."""
     if patient.config is None:
         return []
     api = patient.config.api
@@ -34,28 +34,41 @@ async def publishing(patient: Patient) -> list[Diagnosis]:
     found = [_said("publishing", seen) for seen in await look_at_api(Place.of_url(api.url, api.ca))]
     if any(each.verdict is not Verdict.OK for each in found):
         return found
-    return [await _login(api, partial(resolve, api.password, patient.environ, patient.env_file))]
+    return await _far_ends(api, patient)
 
 
-async def _login(api: Api, secret: Callable[[], str]) -> Diagnosis:
-    """Whether the API takes our login."""
+async def _far_ends(api: Api, patient: Patient) -> list[Diagnosis]:
+    """Whether the API takes our login, and the CDN the keys that the API gives us."""
     try:
         # Not every server has what publishing needs.
-        from azaion.publishing.access import ApiAccess, Patience  # noqa: PLC0415
+        from azaion.publishing.access import Patience  # noqa: PLC0415
         from azaion.publishing.api import AzaionApi  # noqa: PLC0415
+        from azaion.publishing.cdn import Cdn  # noqa: PLC0415
         from azaion.publishing.errors import PublishingError  # noqa: PLC0415
+        from azaion.publishing.targets import access_of  # noqa: PLC0415
     except ImportError as error:
         cure = "install azaion-training[publish], or set AZAION_PUBLISH_TARGET=none"
-        return ill("publishing", f"a library is missing: {error.name}", cure)
+        return [ill("publishing", f"a library is missing: {error.name}", cure)]
+    brief, said = Patience(silence_s=10.0, attempts=1), []
     try:
-        access = ApiAccess(url=api.url, email=api.email, password=secret(), hardware="", authority=api.ca)
-        async with AzaionApi(access, Patience(silence_s=10.0, attempts=1)) as session:
+        async with AzaionApi(access_of(api, patient.environ, patient.env_file), brief) as session:
             await session.login()
+            said.append(well("publishing", f"{api.url} takes the login {api.email}"))
+            keys = await session.cdn(api.folder)
+        bucket = keys.bucket or api.cdn_bucket or api.folder
+        cdn = Cdn(keys, bucket=bucket, region=keys.region or api.cdn_region, authority=api.cdn_ca, patience=brief)
+        await asyncio.to_thread(cdn.greet)
+        said.append(well("cdn", f"{keys.host} takes the keys of readers and writers for {bucket}"))
     except ConfigError as error:
-        return ill("publishing", " ".join(str(error).split()), "put AZAION_API_PASSWORD where publishing finds it")
+        cure = "put AZAION_API_PASSWORD where publishing finds it"
+        said.append(ill("publishing", " ".join(str(error).split()), cure))
     except PublishingError as error:
-        return ill("publishing", str(error), "check AZAION_API_EMAIL and AZAION_API_PASSWORD")
-    return well("publishing", f"{api.url} takes the login {api.email}")
+        if said:
+            cure = "ask whoever runs the platform for its cdn.yaml; docs/publishing.md says what is in it"
+            said.append(ill("cdn", str(error), cure))
+        else:
+            said.append(ill("publishing", str(error), "check AZAION_API_EMAIL and AZAION_API_PASSWORD"))
+    return said
 
 
 def alerts(patient: Patient) -> list[Diagnosis]:

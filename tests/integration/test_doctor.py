@@ -21,6 +21,7 @@ from supervisor.health.model import Verdict
 from tests.azaion_api import Platform
 from tests.installations import Installation
 from tests.nvml import FakeNvml
+from tests.objects import BUCKET, ObjectStore
 
 
 def patient(server: Installation, **more: str) -> Patient:
@@ -83,19 +84,23 @@ async def test_a_broker_and_an_api_that_are_not_there(server: Installation) -> N
     assert "hushhush" not in str(found)
 
 
-async def test_a_login_that_the_api_does_not_take(
-    server: Installation, azaion: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(azaion.ca))
+async def test_the_two_far_ends_of_publishing(server: Installation, azaion: Platform, objects: ObjectStore) -> None:
     access = azaion.access
-    api = {"AZAION_API_URL": access.url, "AZAION_API_EMAIL": access.email, "AZAION_PUBLISH_TARGET": "azaion"}
-    good = await examine(patient(server, **api, AZAION_API_PASSWORD=access.password), [reach.publishing])
-    assert good == [well("publishing", f"{access.url} takes the login {access.email}")]
-    wrong = {**api, "AZAION_API_PASSWORD": "hushhush"}
-    bad = await examine(patient(server, **wrong), [reach.publishing])
-    diagnosis = only(bad, "publishing")
+    cdn = {"AZAION_CDN_CA": str(objects.ca), "AZAION_CDN_BUCKET": BUCKET}
+    given = {**azaion.variables, **cdn, "AZAION_PUBLISH_TARGET": "azaion"}
+    login = well("publishing", f"{access.url} takes the login {access.email}")
+    lacking = await examine(patient(server, **given), [reach.publishing])
+    assert lacking[0] == login
+    assert "cdn.yaml" in only(lacking, "cdn").text
+    azaion.keep("cdn.yaml", objects.yaml)
+    good = await examine(patient(server, **given), [reach.publishing])
+    assert [(each.name, each.verdict) for each in good] == [("publishing", Verdict.OK), ("cdn", Verdict.OK)]
+    nowhere = await examine(patient(server, **{**given, "AZAION_CDN_BUCKET": "nowhere"}), [reach.publishing])
+    assert only(nowhere, "cdn").verdict is Verdict.CRITICAL
+    wrong = await examine(patient(server, **{**given, "AZAION_API_PASSWORD": "hushhush"}), [reach.publishing])
+    diagnosis = only(wrong, "publishing")
     assert (diagnosis.verdict, "does not take the login" in diagnosis.text) == (Verdict.CRITICAL, True)
-    assert "hushhush" not in str(diagnosis)
+    assert "hushhush" not in str(wrong)
 
 
 def test_folders(server: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
