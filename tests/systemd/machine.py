@@ -81,7 +81,7 @@ class Machine:
         self.root = folder / "root"
         self.root.mkdir()
         # What protects the kernel's tunables shows the kernel's own boot id again, which knows nothing of our boots.
-        for unit in ("azaion.service", "azaion-train@.service"):
+        for unit in ("azaion.service", "azaion-train@.service", "azaion-publish@.service"):
             (folder / "drop-ins" / f"{unit}.d").mkdir(parents=True)
             (folder / "drop-ins" / f"{unit}.d" / "boot.conf").write_text(
                 "[Service]\nBindReadOnlyPaths=/run/boot_id:/proc/sys/kernel/random/boot_id\n", encoding="utf-8"
