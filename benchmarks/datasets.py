@@ -1,16 +1,19 @@
 """Forming a dataset beside copies of the same files: ``python -m benchmarks.datasets [--images N] [--turns N]``.
 
-==========  ==========================================================================================================
-ours        a dataset of all annotations: links, checks, splits, list and manifest, flushed to the disk
-cp -r       a plain copy of the same images and labels, and `sync` of its filesystem
-cp -al      the same as hard links
-==========  ==========================================================================================================
+===========  =========================================================================================================
+records      a dataset of all annotations: links, checks, sides, list and manifest, flushed to the disk
+no records   the same of annotations that the product before this one left: each image is read
+again        the same with a dataset before it, which vouches for the images
+cp -r        a plain copy of the same images and labels, and `sync` of its filesystem
+cp -al       the same as hard links
+===========  =========================================================================================================
 
 By turns, in a folder of its own below ``--folder``, which should lie on the disk that matters. Memory is that of the
 process that forms.
 """
 
 import argparse
+import hashlib
 import json
 import shutil
 import statistics
@@ -42,6 +45,16 @@ took = time.perf_counter() - began
 print(json.dumps([took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
 """
 
+#: In this order: the dataset of the second vouches for the images of the third.
+FORMED: Final = ("records", "no records", "again")
+
+
+def form(root: Path, key: str) -> tuple[float, float]:
+    """Seconds, and MiB of memory at the most."""
+    command = [sys.executable, "-c", FORM, str(root), key]
+    took, peak = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return took, peak
+
 
 def fill(layout: Layout, images: int, size: int) -> None:
     """So many annotations with records, as the consumer leaves them; each image differs, and none is drawn anew."""
@@ -58,7 +71,7 @@ def fill(layout: Layout, images: int, size: int) -> None:
         (layout.data.images / f"{name}.jpg").write_bytes(data)
         (layout.data.labels / f"{name}.txt").write_bytes(text)
         record = {"media": f"flight-{number // 50}", "extension": ".jpg", "image_bytes": len(data)}
-        record["image_sha256"] = f"{number:064x}"
+        record["image_sha256"] = hashlib.sha256(data).hexdigest()
         (layout.records / f"{name}.json").write_text(json.dumps(record))
 
 
@@ -71,30 +84,37 @@ def run(folder: Path, images: int, turns: int, size: int) -> list[list[str]]:
         config.make_folders(layout)
         fill(layout, images, size)
         files.sync_filesystem(root)
-        found: dict[str, list[float]] = {"ours": [], "cp -r": [], "cp -al": []}
-        memory: list[float] = []
+        found: dict[str, list[float]] = {way: [] for way in ("records", "no records", "again", "cp -r", "cp -al")}
+        memory: dict[str, list[float]] = {way: [] for way in FORMED}
+        aside = root / "records-aside"
         for turn in range(turns):
-            told = subprocess.run(
-                [sys.executable, "-c", FORM, str(root), f"turn-{turn}"], check=True, stdout=subprocess.PIPE
-            ).stdout
-            took, peak = json.loads(told)
-            found["ours"].append(took)
-            memory.append(peak)
-            for name, options in (("cp -r", "-r"), ("cp -al", "-al")):
+            for way in FORMED:
+                if way == "no records":
+                    files.remove_tree(layout.datasets)
+                    layout.records.rename(aside)
+                    layout.records.mkdir()
+                took, peak = form(root, f"{way} {turn}")
+                found[way].append(took)
+                memory[way].append(peak)
+            files.remove_tree(layout.datasets)
+            layout.records.rmdir()
+            aside.rename(layout.records)
+            for way, options in (("cp -r", "-r"), ("cp -al", "-al")):
                 target = root / f"copy-{turn}{options}"
                 began = time.perf_counter()
                 subprocess.run(["/usr/bin/env", "cp", options, str(layout.data.path), str(target)], check=True)
                 files.sync_filesystem(root)
-                found[name].append(time.perf_counter() - began)
+                found[way].append(time.perf_counter() - began)
                 shutil.rmtree(target)
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    ours = statistics.median(found["ours"])
-    rows = [["WAY", "RUNS", "MEDIAN", "OURS / IT", "MEMORY"]]
-    for name, values in found.items():
+    plain, links = statistics.median(found["cp -r"]), statistics.median(found["cp -al"])
+    rows = [["WAY", "RUNS", "MEDIAN", "/ cp -r", "/ cp -al", "MEMORY"]]
+    for way, values in found.items():
         median = statistics.median(values)
-        peak_shown = f"{max(memory):.0f} MiB" if name == "ours" else ""
-        rows.append([name, str(len(values)), f"{median:.2f} s", f"{ours / median:.2f}", peak_shown])
+        peak_shown = f"{max(memory[way]):.0f} MiB" if way in memory else ""
+        ratios = [f"{median / plain:.2f}", f"{median / links:.2f}"]
+        rows.append([way, str(len(values)), f"{median:.2f} s", *ratios, peak_shown])
     return rows
 
 

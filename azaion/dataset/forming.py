@@ -2,8 +2,9 @@
 
 The manifest says, beside name and key: when it was ``created``; of how many files (``source``); the ``classes``; in
 ``splits`` images, boxes, empty images and bytes of each side; in ``class_counts`` the boxes of each class on each side;
-``corrupted`` with how many, by reason, and the first of them; ``totals``; and the ``digest``: the SHA-256 of
-``files.tsv``, which lists SHA-256 and size of every other file.
+``corrupted`` with how many, by reason, and the first of them; ``doubles`` with how many images were left out since the
+same is on another side, and the first of them; ``totals``; and the ``digest``: the SHA-256 of ``files.tsv``, which
+lists SHA-256 and size of every other file.
 """
 
 import hashlib
@@ -22,10 +23,11 @@ from azaion import failpoints, files
 from azaion.dataset import classes as user_classes
 from azaion.dataset import images, labels, records
 from azaion.dataset.corrupted import Refusal, set_aside
+from azaion.dataset.doubles import doubles
 from azaion.dataset.earlier import Earlier
 from azaion.dataset.errors import CorruptedError, DatasetError, Reason
 from azaion.dataset.listing import Listing, listing
-from azaion.dataset.snapshot import FORMAT, Snapshot, data_yaml, load, names
+from azaion.dataset.snapshot import FORMAT, Row, Snapshot, data_yaml, load, names
 from azaion.dataset.split import Split, side
 from azaion.dataset.staging import Staged, stage
 from azaion.layout import Layout, SnapshotFolder
@@ -55,6 +57,8 @@ def form(
     one the next time, and what a model has learned from must not judge a later one. An empty test side is fine; an
     empty train or valid side is an error that says how many media there are and how many more are likely to help. Ten
     photographs (each a media of its own) leave valid empty once in ten times, thirty once in a thousand.
+
+    No image is on two sides, if it came in under the names of two media: it stays where it is learnt from.
 
     Annotations that no dataset can take are copied to ``data-corrupted/`` with the reason; what lies in ``data/`` is
     never touched.
@@ -111,12 +115,19 @@ def _with_key(layout: Layout, key: str) -> Snapshot | None:
 
 @dataclass
 class _Side:
-    """What came to one side."""
+    """What came to one side; an image that nobody knows the media of is a media of its own."""
 
+    media: set[str] = field(default_factory=set)
+    alone: int = 0
     images: int = 0
     bytes: int = 0
     background: int = 0
     boxes: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def groups(self) -> int:
+        """How many media."""
+        return len(self.media) + self.alone
 
 
 class _Forming:
@@ -139,7 +150,8 @@ class _Forming:
         self._listing = listed
         self._refusals: list[Refusal] = []
         self._sides = {split: _Side() for split in Split}
-        self._groups: dict[Split, set[str]] = {split: set() for split in Split}
+        self._doubles: list[str] = []
+        self._gone: set[str] = set()
         self._repaired = 0
         self._earlier = Earlier(layout)
 
@@ -157,6 +169,7 @@ class _Forming:
             self._take(staged, name)
         orphans = set(staged.orphans) - {Path(file).stem for file in staged.refused}
         self._refusals += [Refusal(f"{name}.txt", Reason.NO_IMAGE, label=name) for name in sorted(orphans)]
+        self._leave_out(doubles(lambda split: self._listing.rows(f"{split}/images")))
         self._refuse_empty()
         set_aside(self._layout, staged, self._refusals)
         files.remove_tree(self._folder.staging)
@@ -176,17 +189,24 @@ class _Forming:
             text = _read_label(staged, name)
             boxes = labels.check(text, self._classes)
             path = staged.image(chosen)
-            image = images.inspect(path, record.image or self._earlier.vouch(path, chosen))
+            known = self._earlier.vouch(path, chosen)
+            if known is not None and record.image in {known, None}:
+                image = images.Image(known.sha256, known.size)
+            else:
+                image = images.inspect(path, record.image)
         except CorruptedError as error:
             label = name if os.path.lexists(staged.label(name)) else None
             self._refusals.append(Refusal(chosen, error.reason, error.detail, image=chosen, label=label))
             return
         split = side(media=record.media, sha256=image.sha256)
-        self._groups[split].add(record.media or image.sha256)
         self._put(split, staged.image(chosen), chosen, image)
         self._write(f"{split}/labels/{name}.txt", text)
         tally = self._sides[split]
         tally.images += 1
+        if record.media:
+            tally.media.add(record.media)
+        else:
+            tally.alone += 1
         tally.background += not boxes
         tally.boxes.update(boxes)
 
@@ -211,12 +231,29 @@ class _Forming:
                 view = view[stream.write(view) :]
         self._listing.add(path, hashlib.sha256(data).hexdigest(), len(data))
 
+    def _leave_out(self, images: list[Row]) -> None:
+        """Take back what was put on a side; the annotation itself stays where it is, as always."""
+        for row in images:
+            split, _, file = row.path.split("/")
+            label = f"{split}/labels/{Path(file).stem}.txt"
+            boxes = Counter(labels.check((self._folder.path / label).read_bytes(), self._classes))
+            tally = self._sides[Split(split)]
+            tally.images -= 1
+            tally.bytes -= row.size
+            tally.background -= not boxes
+            tally.boxes -= boxes
+            self._doubles.append(row.path)
+            for path in (row.path, label):
+                (self._folder.path / path).unlink()
+                self._gone.add(path)
+
     def _refuse_empty(self) -> None:
         for split in (Split.TRAIN, Split.VALID):
             if self._sides[split].images:
                 continue
-            groups = {split: len(found) for split, found in self._groups.items()}
-            reasons = Counter(refusal.reason for refusal in self._refusals)
+            groups = {split: tally.groups for split, tally in self._sides.items()}
+            reasons = Counter(str(refusal.reason) for refusal in self._refusals)
+            reasons += Counter({"the same image is on another side": len(self._doubles)})
             corrupted = "".join(f"\n  {number} not taken: {reason}" for reason, number in reasons.most_common())
             if not sum(groups.values()):
                 raise DatasetError(
@@ -235,7 +272,7 @@ class _Forming:
         folder = self._folder
         sizes = {split: tally.images for split, tally in self._sides.items()}
         self._write(folder.data.name, data_yaml(user_classes.names(self._classes), sizes))
-        digest = self._listing.write(folder.files)
+        digest = self._listing.write(folder.files, without=self._gone)
         files.remove_tree(folder.listing)
         path = self._free_path()
         manifest = self._manifest(staged, path.name, digest)
@@ -270,7 +307,7 @@ class _Forming:
             "splits": {
                 split: {
                     "images": tally.images,
-                    "media": len(self._groups[split]),
+                    "media": tally.groups,
                     "boxes": tally.boxes.total(),
                     "background": tally.background,
                     "bytes": tally.bytes,
@@ -285,6 +322,7 @@ class _Forming:
                 "reasons": Counter(refusal.reason for refusal in self._refusals),
                 "files": [refusal.facts() for refusal in self._refusals[:_LISTED]],
             },
+            "doubles": {"count": len(self._doubles), "files": self._doubles[:_LISTED]},
             "totals": {
                 "images": sum(tally.images for tally in self._sides.values()),
                 "boxes": sum(tally.boxes.total() for tally in self._sides.values()),

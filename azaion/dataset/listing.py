@@ -1,12 +1,13 @@
 """The list of a snapshot's files while it is being formed: on the disk, since it may have a million lines."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from azaion import files
+from azaion.dataset.snapshot import Row
 
 
 class Listing:
@@ -29,19 +30,26 @@ class Listing:
         if folder not in self._parts:
             part = self._path / f"{len(self._parts)}"
             self._parts[folder] = self._stack.enter_context(part.open("w+b"))
-        self._parts[folder].write(f"{sha256}\t{size}\t{path}\n".encode())
+        self._parts[folder].write(Row(path, sha256, size).line())
         self.count += 1
 
-    def write(self, target: Path) -> str:
-        """Write the whole list; returns its SHA-256."""
+    def rows(self, folder: str) -> Iterator[Row]:
+        """What was taken up of a folder, in the same order."""
+        if folder in self._parts:
+            self._parts[folder].seek(0)
+            yield from map(Row.read, self._parts[folder])
+
+    def write(self, target: Path, *, without: Container[str] = ()) -> str:
+        """Write the list, but for the files that are gone since; returns its SHA-256."""
         digest = hashlib.sha256()
         with target.open("xb") as stream:
             for folder in sorted(self._parts):
-                part = self._parts[folder]
-                part.seek(0)
-                while block := part.read(1 << 20):
-                    digest.update(block)
-                    stream.write(block)
+                for row in self.rows(folder):
+                    if row.path in without:
+                        self.count -= 1
+                        continue
+                    digest.update(row.line())
+                    stream.write(row.line())
         target.chmod(0o444)
         return digest.hexdigest()
 

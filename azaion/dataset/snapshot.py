@@ -55,6 +55,20 @@ class Row:
     sha256: str
     size: int
 
+    def line(self) -> bytes:
+        """As it stands in the list."""
+        return f"{self.sha256}\t{self.size}\t{self.path}\n".encode()
+
+    @classmethod
+    def read(cls, line: bytes) -> "Row":
+        """The row that a line of the list tells.
+
+        Raises:
+            ValueError: it is no line of a list.
+        """
+        sha256, size, path = line.decode().rstrip("\n").split("\t")
+        return cls(path, sha256, int(size))
+
 
 def data_yaml(classes: list[str], splits: Mapping[Split, int], *, path: Path | None = None) -> bytes:
     """What the trainer reads first. It never has a key ``download``, which the trainer would execute.
@@ -176,9 +190,7 @@ def rows(snapshot: Snapshot) -> Iterator[Row]:
             if hashlib.file_digest(stream, "sha256").hexdigest() != snapshot.manifest["digest"]:
                 raise DatasetError(damaged)
             stream.seek(0)
-            for line in stream:
-                sha256, size, name = line.decode().rstrip("\n").split("\t")
-                yield Row(name, sha256, int(size))
+            yield from map(Row.read, stream)
     except (OSError, files.FileError):
         raise DatasetError(damaged) from None
 

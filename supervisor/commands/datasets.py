@@ -91,6 +91,8 @@ def _show(arguments: argparse.Namespace) -> int:
     refused = told["corrupted"]
     why = ", ".join(f"{count} {reason}" for reason, count in refused["reasons"].items())
     print(f"refused   {refused['count']}{f' ({why})' if why else ''}")
+    if doubles := told.get("doubles", {}).get("count"):
+        print(f"doubles   {doubles} left out, since the same image is on another side")
     print()
     rows = [["SIDE", "IMAGES", "MEDIA", "EMPTY", "BOXES", "SIZE"]]
     for side in _SIDES:

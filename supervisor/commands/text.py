@@ -63,7 +63,7 @@ def progress(record: dict[str, Any]) -> str:
     if record.get("kind") == "publish" and batches:
         return f"{told['phase']}  {bar(batch, batches)}  {words.size(batch)} of {words.size(batches)}"
     if not epochs:
-        return str(told["phase"] or "")
+        return f"{told['phase'] or ''}" + (f"  {bar(batch, batches)}  {batch} of {batches}" if batches else "")
     done = max(0, epoch - 1) + (batch / batches if batches else 0)
     map50 = told["metrics"].get("mAP50")
     parts = [bar(done, epochs), f"epoch {epoch}/{epochs}", f"ETA {duration(told['eta_s'])}"]

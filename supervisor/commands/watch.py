@@ -117,7 +117,8 @@ def _draw(progress: "Progress", task: "TaskID", job: dict[str, Any]) -> None:
     told = job["progress"] or {}
     epochs, batches = told.get("epochs"), told.get("batches")
     if not epochs:
-        progress.update(task, total=None, detail=told.get("phase") or f"{job['state']} {job['reason']}")
+        detail = told.get("phase") or f"{job['state']} {job['reason']}"
+        progress.update(task, total=batches or None, completed=told.get("batch") or 0, detail=detail)
         return
     done = max(0, told["epoch"] - 1) + (told["batch"] / batches if batches else 0.0)
     detail = f"epoch {told['epoch']}/{epochs}  {told['phase']}  ETA {text.duration(told['eta_s'])}"

@@ -171,6 +171,46 @@ def test_frames_of_one_video_stay_together_and_new_images_move_no_old_one(full: 
     }
 
 
+def test_no_image_is_on_two_sides(layout: Layout) -> None:
+    names = {split: [f"{split} {number}" for number in range(4)] for split in Split}
+    media = {split: [name for name in MANY if side(media=f"{name}.mp4", sha256="") is split] for split in Split}
+    pictures = {split: [picture(1000 * place + number) for number in range(4)] for place, split in enumerate(Split)}
+    for split in Split:
+        for name, image in zip(names[split], pictures[split], strict=True):
+            annotate(layout, name, media=f"{media[split][0]}.mp4", image=image)
+    # What is learnt from judges nothing, nor does what chooses the best epoch; twice on one side it stays.
+    annotate(layout, "a learnt one", media=f"{media[Split.VALID][0]}.mp4", image=pictures[Split.TRAIN][0], label="")
+    annotate(layout, "another", media=f"{media[Split.TEST][0]}.mp4", image=pictures[Split.TRAIN][0])
+    annotate(layout, "a choosing one", media=f"{media[Split.TEST][0]}.mp4", image=pictures[Split.VALID][1])
+    annotate(layout, "a judging one", media=f"{media[Split.TEST][0]}.mp4", image=pictures[Split.TEST][2])
+    before = content(layout.root / "data")
+    snapshot = form(layout)
+    assert sides(snapshot) == {name: split for split in Split for name in names[split]} | {"a judging one": "test"}
+    assert snapshot.manifest["doubles"] == {
+        "count": 3,
+        "files": ["valid/images/a learnt one.jpg", "test/images/a choosing one.jpg", "test/images/another.jpg"],
+    }
+    assert [
+        snapshot.manifest["splits"][split][kind] for split in Split for kind in ("images", "boxes", "background")
+    ] == [
+        *(4, 8, 0),
+        *(4, 8, 0),
+        *(5, 10, 0),
+    ]
+    assert dataset.verify(snapshot) == []
+    assert content(layout.root / "data") == before
+    assert corrupted(layout) == {}
+
+
+def test_a_side_that_is_empty_since_its_images_are_on_another(layout: Layout) -> None:
+    for number in range(30):
+        annotate(layout, f"{number}", media=f"{number}.mp4", image=picture(1))
+    with pytest.raises(
+        DatasetError, match=r"valid side would be empty[^\n]*\n  \d+ not taken: the same image is on another side"
+    ):
+        form(layout)
+
+
 def test_files_of_the_old_product_have_no_record(layout: Layout) -> None:
     for name in MANY:
         annotate(layout, name, record=False)

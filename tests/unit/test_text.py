@@ -46,7 +46,8 @@ def told(**facts: Any) -> dict[str, Any]:
 
 def test_progress_in_a_line() -> None:
     assert text.progress({"progress": None}) == ""
-    assert text.progress(told(epochs=0, phase="dataset")) == "dataset"
+    assert text.progress(told(epochs=0, phase="dataset", batches=0)) == "dataset"
+    assert text.progress(told(epochs=0, phase="dataset")) == "dataset  [##########..........]  5 of 10"
     assert text.progress(told()) == "[#####...............]  epoch 3/10  ETA 1m 5s"
     assert text.progress(told(metrics={"mAP50": 0.5})).endswith("mAP50 0.500")
 
