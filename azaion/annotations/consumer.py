@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from azaion.annotations import offset as offsets
 from azaion.annotations.errors import AnnotationError, BlockedError
 from azaion.annotations.offset import Position
 from azaion.annotations.retries import retry_marked
-from azaion.annotations.store import AnnotationStore, Applied
+from azaion.annotations.store import AnnotationStore, Applied, Group
 from azaion.annotations.stream import Batch, Choice, Lag, Source
 from azaion.layout import Layout
 
@@ -44,6 +44,14 @@ class ConsumerState(StrEnum):
     BLOCKED = "blocked"  # a person must decide
     FAILED = "failed"  # a defect of ours
     STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A batch, and what has been made ready of it."""
+
+    batch: Batch
+    group: Group
 
 
 class Consumer:
@@ -138,15 +146,36 @@ class Consumer:
 
     async def _follow(self, batches: AsyncGenerator[Batch]) -> None:
         """Commit group after group until asked to stop; while one is committed the next is made ready."""
-        coming = asyncio.ensure_future(self._next(batches))
+        coming = asyncio.ensure_future(self._ready(batches))
+        ready: _Ready | None = None
         try:
-            while (batch := await coming) is not None:
-                coming = asyncio.ensure_future(self._next(batches))
-                if not (await self._room() and await self._commit(batch)):
+            while (ready := await coming) is not None:
+                # Only a group that is ready lets the next one be made ready beside it.
+                await asyncio.to_thread(self._prepare, ready.group)
+                coming = asyncio.ensure_future(self._ready(batches))
+                if not (await self._room() and await self._commit(ready)):
                     return
         finally:
             coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
+            (left,) = await asyncio.gather(coming, return_exceptions=True)
+            for each in (ready, left):
+                if isinstance(each, _Ready):
+                    await asyncio.to_thread(self._store.discard, each.group)
+
+    async def _ready(self, batches: AsyncGenerator[Batch]) -> _Ready | None:
+        """The next batch, made ready; None when asked to stop."""
+        if (batch := await self._next(batches)) is None:
+            return None
+        group = self._store.group(batch.messages, batch.position.incarnation)
+        preparing = asyncio.ensure_future(asyncio.to_thread(self._prepare, group))
+        try:
+            await asyncio.shield(preparing)
+        except asyncio.CancelledError:
+            # A thread cannot be stopped.
+            await preparing
+            await asyncio.to_thread(self._store.discard, group)
+            raise
+        return _Ready(batch, group)
 
     async def _next(self, batches: AsyncGenerator[Batch]) -> Batch | None:
         """The next batch; None when asked to stop."""
@@ -162,12 +191,12 @@ class Consumer:
                 future.cancel()
             await asyncio.gather(coming, stopping, return_exceptions=True)
 
-    async def _commit(self, batch: Batch) -> bool:
+    async def _commit(self, ready: _Ready) -> bool:
         """Commit a group, again and again while the disk refuses; false if asked to stop before it was done."""
         pauses = backoff.delays()
         while True:
             try:
-                done = await asyncio.to_thread(self._commit_group, batch)
+                done = await asyncio.to_thread(self._commit_group, ready)
             except BlockingIOError:
                 # A dataset is being taken. Who asks us to stop meanwhile does not wait for its end.
                 await self._pause(_LOCK_S)
@@ -177,27 +206,33 @@ class Consumer:
             except OSError as error:
                 self._error = f"{error}; trying again"
                 self._become(ConsumerState.RETRYING)
-                _log.error("cannot commit", first=batch.messages[0].offset, error=str(error))
+                _log.error("cannot commit", first=ready.batch.messages[0].offset, error=str(error))
                 await self._pause(next(pauses))
                 if self._stop.is_set():
                     return False
                 continue
             self._applied += done.applied
-            self._recent.append((time.monotonic(), len(batch.messages)))
+            self._recent.append((time.monotonic(), len(ready.batch.messages)))
             if self._state is not ConsumerState.CONSUMING:
                 self._error = None
                 self._become(ConsumerState.CONSUMING)
             self._dirty = True
             return True
 
-    def _commit_group(self, batch: Batch) -> Applied:
+    def _prepare(self, group: Group) -> None:
+        # Nothing must be in quarantine before the stream that it is from has been noted, nor when it is full.
+        if self._position is not None and self._store.quarantine.full() is None:
+            self._store.prepare(group)
+
+    def _commit_group(self, ready: _Ready) -> Applied:
+        batch = ready.batch
         with files.locked(self._layout.commit_lock, wait=False):
             if self._position is None:
                 # What is applied in part before a death must not come again as another stream's.
                 start = replace(batch.position, offset=batch.messages[0].offset, anchor=None)
                 offsets.write(self._layout.offset, start)
                 self._position = start
-            done = self._store.apply(batch.messages, batch.position.incarnation)
+            done = self._store.commit(ready.group)
             offsets.write(self._layout.offset, batch.position)
         self._position = batch.position
         return done

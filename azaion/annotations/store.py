@@ -4,14 +4,17 @@ A group goes in three steps, each durable before the next: (1) new images, label
 temporary names; (2) images and labels get their names, what is kept goes where it belongs, and every other copy goes;
 (3) the records get their names. A crash between two steps is taken up by reading the same messages again: every step
 finds what was done of it already, wherever that is, or does it again.
+
+What a disk takes to flush is long, so the next group is made ready meanwhile: worked out, and written under temporary
+names, as long as it is about other annotations than the one that is being committed.
 """
 
 import io
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -67,8 +70,40 @@ class _Entry:
         return self.now != self.before
 
 
+class _AheadError(Exception):
+    """A message is about an annotation that a group before it is just changing."""
+
+
+@dataclass(slots=True)
+class Group:
+    """Messages that are committed together, after those of ``before``, and what has been made ready of them.
+
+    ``retries`` is how many retries there had been when it was begun: whatever comes out of quarantine meanwhile may be
+    about the same annotations. ``written`` are temporary files with the names they are to have: images and labels,
+    then records.
+    """
+
+    messages: Sequence[Message]
+    incarnation: int
+    retries: int
+    before: "Group | None" = None
+    taken: int = 0
+    quarantined: int = 0
+    entries: dict[str, _Entry] = field(default_factory=dict)
+    written: tuple[list[tuple[str, str]], list[tuple[str, str]]] | None = None
+    over: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether all its messages have been worked out."""
+        return self.taken == len(self.messages)
+
+
 class AnnotationStore:
-    """The annotations below one root. One process at a time, which holds ``Layout.tree_lock``."""
+    """The annotations below one root. One process at a time, which holds ``Layout.tree_lock``.
+
+    One group may be prepared in one thread while the one before it is committed in another.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -79,6 +114,8 @@ class AnnotationStore:
         self.quarantine = Quarantine(layout.quarantine)
         self._careful = _CAREFUL
         self._unrecorded: frozenset[str] | None = None
+        self._retries = 0
+        self._latest: Group | None = None
 
     def survey(self, stop: Callable[[], bool] = bool) -> None:
         """Find the files that have no record, so that later no other name has to be looked for in every folder.
@@ -110,34 +147,100 @@ class AnnotationStore:
                     Path(entry.path).unlink(missing_ok=True)
 
     def apply(self, messages: Sequence[Message], incarnation: int) -> Applied:
-        """Apply a group of messages, durably.
+        """Prepare and commit a group; see there."""
+        group = self.group(messages, incarnation)
+        self.prepare(group)
+        return self.commit(group)
+
+    def group(self, messages: Sequence[Message], incarnation: int) -> Group:
+        """The group that comes after all others; it must be committed or discarded."""
+        group = self._latest = Group(messages, incarnation, self._retries, before=self._latest)
+        return group
+
+    def prepare(self, group: Group) -> None:
+        """Make a group ready to be committed, as far as that can be done while the one before it is committed.
+
+        What is bad is put into quarantine already. Call it again when the one before is committed.
+        """
+        before, careful = group.before, self._must_be_careful()
+        if group.whole:
+            return
+        if before is None or before.over:
+            group.before = None
+            self._make_ready(group, careful=careful)
+        elif before.whole and not careful:
+            self._make_ready(group, busy=before.entries)
+
+    def _make_ready(self, group: Group, *, careful: bool = False, busy: Container[str] = ()) -> None:
+        try:
+            self._work_out(group, careful=careful, busy=busy)
+            if group.whole:
+                self._write(group)
+            failpoints.hit("store.ahead.prepared")
+        except _AheadError:
+            pass
+        except OSError:
+            # It will fail once more when it is committed, if the disk still refuses.
+            self._undo(group)
+
+    def commit(self, group: Group) -> Applied:
+        """Apply a group of messages, durably; after the one that was prepared before it.
 
         Raises:
-            OSError: on a full disk and the like. Nothing is lost: the same group can be applied again.
+            OSError: on a full disk and the like. Nothing is lost: the same group can be committed again.
         """
-        careful, self._careful = self._careful, _CAREFUL
-        # Also a retry out of quarantine may have left files where no record says that they are.
-        done = self._apply(messages, incarnation, careful=careful > 0 or self.quarantine.unfinished())
-        self._careful = max(0, careful - len(messages))
-        return done
+        try:
+            if group.retries != self._retries:
+                self._undo(group)
+            if not group.whole:
+                self._work_out(group, careful=self._must_be_careful())
+            self._flush(group)
+        except BaseException:
+            self._careful = _CAREFUL
+            self._undo(group)
+            raise
+        group.over, group.before = True, None
+        self._careful = max(0, self._careful - len(group.messages))
+        return Applied(applied=len(group.messages) - group.quarantined, quarantined=group.quarantined)
 
-    def _apply(self, messages: Sequence[Message], incarnation: int, *, careful: bool) -> Applied:
-        entries: dict[str, _Entry] = {}
-        quarantined = 0
-        for message in messages:
-            if len(entries) >= _MANY_ENTRIES:
+    def discard(self, group: Group) -> None:
+        """Remove what has been written of a group that will not be committed; its messages will come again."""
+        self._undo(group)
+        group.over, group.before = True, None
+
+    def _must_be_careful(self) -> bool:
+        # Also a retry out of quarantine may have left files where no record says that they are.
+        return self._careful > 0 or self.quarantine.unfinished()
+
+    def _undo(self, group: Group) -> None:
+        """Have nothing of a group made ready."""
+        if group.written is not None:
+            for temporary, _ in (*group.written[0], *group.written[1]):
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)  # noqa: PTH108 - as below
+        group.retries, group.taken, group.quarantined, group.entries, group.written = self._retries, 0, 0, {}, None
+
+    def _work_out(self, group: Group, *, careful: bool = False, busy: Container[str] | None = None) -> None:
+        """Work out what is left of a group; where others are ``busy``, up to the first message that they are in.
+
+        Raises:
+            _AheadError: there is such a message, or the group must be committed in parts, in its turn.
+        """
+        for message in group.messages[group.taken :]:
+            if len(group.entries) >= _MANY_ENTRIES:
+                if busy is not None:
+                    raise _AheadError
                 # Any part of a group may be committed by itself; what has come is not asked for again.
-                self._commit([entry for entry in entries.values() if entry.changed])
-                entries = {}
+                self._flush(group)
             try:
-                self._take(message, Place(incarnation, message.offset), entries, careful=careful)
+                place = Place(group.incarnation, message.offset)
+                self._take(message, place, group.entries, careful=careful, busy=() if busy is None else busy)
             except AnnotationError as error:
                 # Also a damaged record of its name: that must not stop the stream either.
-                quarantined += 1
-                self.quarantine.put(message, incarnation, str(error))
+                group.quarantined += 1
+                self.quarantine.put(message, group.incarnation, str(error))
                 _log.warning("quarantined", offset=message.offset, reason=str(error))
-        self._commit([entry for entry in entries.values() if entry.changed])
-        return Applied(applied=len(messages) - quarantined, quarantined=quarantined)
+            group.taken += 1
 
     def retry(self, message: Message, incarnation: int) -> str | None:
         """Apply a message out of quarantine at the place that it has in its stream, durably.
@@ -153,32 +256,43 @@ class AnnotationStore:
         """
         if message.form is Form.FILE:
             return "a damaged file of the spool cannot be retried: send its annotation again, and drop this"
-        entries: dict[str, _Entry] = {}
+        group = Group((), incarnation, self._retries)
         problems: list[tuple[int, str]] = []
-        count = 0
-        for part in _parts(message):
-            if len(entries) >= _MANY_ENTRIES:
-                self._commit([entry for entry in entries.values() if entry.changed])
-                entries = {}
-            count += 1
-            try:
-                if part.form is not Form.BODY and part.problem is None:
-                    raise BadMessageError("its bytes still cannot be read")
-                self._take(part, Place(incarnation, part.offset), entries, careful=True)
-            except (AnnotationError, OSError) as error:
-                # Nothing of it has been written yet.
-                problems.append((part.offset, str(error)))
-        self._commit([entry for entry in entries.values() if entry.changed])
-        if not count:
+        number = 0
+        try:
+            for part in _parts(message):
+                if len(group.entries) >= _MANY_ENTRIES:
+                    self._flush(group)
+                number += 1
+                try:
+                    if part.form is not Form.BODY and part.problem is None:
+                        raise BadMessageError("its bytes still cannot be read")
+                    self._take(part, Place(incarnation, part.offset), group.entries, careful=True, busy=())
+                except (AnnotationError, OSError) as error:
+                    # Nothing of it has been written yet.
+                    problems.append((part.offset, str(error)))
+            self._flush(group)
+        finally:
+            self._undo(group)
+            self._retries += 1
+        if not number:
             return "it holds no message"
         if not problems:
             return None
         offset, first = problems[0]
-        return first if count == 1 else f"{len(problems)} of its {count} messages: the first is {offset}: {first}"
+        return first if number == 1 else f"{len(problems)} of its {number} messages: the first is {offset}: {first}"
 
     # Working a group out, in memory.
 
-    def _take(self, message: Message, place: Place, entries: dict[str, _Entry], *, careful: bool) -> None:
+    def _take(
+        self,
+        message: Message,
+        place: Place,
+        entries: dict[str, _Entry],
+        *,
+        careful: bool,
+        busy: Container[str],
+    ) -> None:
         if message.problem is not None:
             raise BadMessageError(message.problem)
         event = decode(message.status, message.body)
@@ -191,17 +305,20 @@ class AnnotationStore:
             )
         if isinstance(event, Bulk):
             # All are looked up before the first is changed: a damaged record refuses the event as a whole.
-            for name, entry in [(name, self._entry(name, entries, careful=careful)) for name in event.names]:
+            found = [(name, self._entry(name, entries, careful=careful, busy=busy)) for name in event.names]
+            for name, entry in found:
                 self._change(entry, rules.apply_bulk(event, name, place, entry.now))
             return
         _check_image(event)
-        entry = self._entry(event.name, entries, careful=careful)
+        entry = self._entry(event.name, entries, careful=careful, busy=busy)
         change = rules.apply_annotation(event, place, entry.now)
         self._change(entry, change)
         if change.problem is not None:
             raise BadMessageError(change.problem)
 
-    def _entry(self, name: str, entries: dict[str, _Entry], *, careful: bool) -> _Entry:
+    def _entry(self, name: str, entries: dict[str, _Entry], *, careful: bool, busy: Container[str]) -> _Entry:
+        if name in busy:
+            raise _AheadError
         if (entry := entries.get(name)) is None:
             known = records.read(self._record_path(name))
             if known is None and (careful or self._unrecorded is None or name in self._unrecorded):
@@ -237,32 +354,38 @@ class AnnotationStore:
 
     # Committing it.
 
-    def _commit(self, entries: Sequence[_Entry]) -> None:
+    def _write(self, group: Group) -> None:
+        """Write what is new in a group under temporary names; nothing of it is durable yet."""
         content: list[tuple[str, str]] = []
         record: list[tuple[str, str]] = []
-        try:
-            for entry in entries:
+        group.written = content, record
+        for entry in group.entries.values():
+            if entry.changed:
                 self._prepare(entry, content, record)
-            _sync([temporary for temporary, _ in (*content, *record)], self._layout.root)
-            failpoints.hit("store.files.written")
-            for temporary, target in content:
-                os.replace(temporary, target)  # noqa: PTH105 - some hundred thousand of them, each a path less to make
-                failpoints.hit("store.file.renamed")
-            touched = {target.rpartition("/")[0] for _, target in content}
-            for entry in entries:
+
+    def _flush(self, group: Group) -> None:
+        """Bring to the disk what has been worked out of a group, which then holds nothing any more."""
+        if group.written is None:
+            self._write(group)
+        assert group.written is not None  # noqa: S101 - of the type
+        content, record = group.written
+        _sync([temporary for temporary, _ in (*content, *record)], self._layout.root)
+        failpoints.hit("store.files.written")
+        for temporary, target in content:
+            os.replace(temporary, target)  # noqa: PTH105 - some hundred thousand of them, each a path less to make
+            failpoints.hit("store.file.renamed")
+        touched = {target.rpartition("/")[0] for _, target in content}
+        for entry in group.entries.values():
+            if entry.changed:
                 self._settle(entry, touched)
-            files.fsync_folders(map(Path, touched))
-            failpoints.hit("store.files.settled")
-            for temporary, target in record:
-                os.replace(temporary, target)  # noqa: PTH105 - the same
-                failpoints.hit("store.record.renamed")
-        except BaseException:
-            for temporary, _ in (*content, *record):
-                with suppress(FileNotFoundError):
-                    os.unlink(temporary)  # noqa: PTH108 - the same
-            raise
+        files.fsync_folders(map(Path, touched))
+        failpoints.hit("store.files.settled")
+        for temporary, target in record:
+            os.replace(temporary, target)  # noqa: PTH105 - the same
+            failpoints.hit("store.record.renamed")
         if record:
             files.fsync_folder(self._layout.records)
+        group.entries, group.written = {}, None
         failpoints.hit("store.records.written")
 
     def _prepare(self, entry: _Entry, content: list[tuple[str, str]], record: list[tuple[str, str]]) -> None:

@@ -55,6 +55,7 @@ from tests.waiting import until
 
 STEPS = [
     "quarantine.written",
+    "store.ahead.prepared",
     "store.files.written",
     "store.file.renamed",
     "store.file.moved",

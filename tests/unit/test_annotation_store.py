@@ -1,10 +1,11 @@
 import random
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from azaion import failpoints, files
 from azaion.annotations import store as store_module
-from azaion.annotations.store import AnnotationStore
+from azaion.annotations.store import AnnotationStore, Group
 from azaion.annotations.stream import Message
 from azaion.layout import Layout
 from tests import annotation_trees
@@ -202,6 +203,111 @@ def test_deaths_between_any_two_steps(events: list[Event], seed: int) -> None:
                 offset += size
         AnnotationStore(layout).clean()
         assert found(layout) == expected(events)
+
+
+def prepared(store: AnnotationStore, stream: Sequence[Message]) -> Group:
+    group = store.group(stream, STREAM)
+    store.prepare(group)
+    return group
+
+
+class _Pipeline:
+    """Commits a stream: at a random step of each commit the next group is made ready, the disk refuses, or we die."""
+
+    def __init__(self, layout: Layout, stream: Sequence[Message], dice: random.Random) -> None:
+        self._layout = layout
+        self._stream = stream
+        self._dice = dice
+        self._plan: dict[int, Callable[[], None]] = {}
+        self._steps = 0
+        self._troubles = 6
+        self.offset = 0
+
+    def hit(self, _: str) -> None:
+        self._steps += 1
+        if (act := self._plan.pop(self._steps, None)) is not None:
+            act()
+
+    def run(self) -> None:
+        """One process, which reads on from the last commit, until its end."""
+        self._plan = {}
+        store = AnnotationStore(self._layout)
+        store.clean()
+        groups = cut(self._stream[self.offset :], self._dice)
+        ready = prepared(store, groups[0])
+        for group, following in pairwise([*groups, ()]):
+            coming: list[Group] = []
+            self._steps, self._plan = 0, {self._dice.randint(1, 12): self._trouble} if self._troubles else {}
+            if following:
+                self._plan[self._dice.randint(1, 12)] = partial(self._prepare, store, following, coming)
+            done = False
+            while not done:
+                with suppress(OSError):
+                    store.commit(ready)
+                    done = True
+            self._plan = {}
+            self.offset = group[-1].offset + 1
+            if self._dice.random() < 0.2:
+                store.retry(self._stream[self._dice.randrange(self.offset)], STREAM)
+            if coming and self._dice.random() < 0.2:
+                # The broker was gone in between.
+                store.discard(coming.pop())
+            if following and not coming:
+                self._prepare(store, following, coming)
+            ready = coming[0] if coming else ready
+
+    def _prepare(self, store: AnnotationStore, group: Sequence[Message], coming: list[Group]) -> None:
+        coming.append(prepared(store, group))
+
+    def _trouble(self) -> None:
+        self._troubles -= 1
+        raise self._dice.choice([OSError, _PowerCut])
+
+
+@SLOW
+@given(events=STREAMS, seed=st.integers(0, 1 << 30))
+def test_groups_made_ready_ahead_end_in_the_same(events: list[Event], seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        layout = annotation_trees.tree(Path(folder))
+        patch.setattr(store_module, "_CAREFUL", 3)
+        pipeline = _Pipeline(layout, messages(events), random.Random(seed))
+        patch.setattr(failpoints, "hit", pipeline.hit)
+        while pipeline.offset < len(events):
+            with suppress(_PowerCut):
+                pipeline.run()
+        assert found(layout) == expected(events)
+
+
+def test_what_comes_out_of_quarantine_meanwhile_counts(layout: Layout) -> None:
+    events = [created("a", 1), validated("a"), edited("a", 2), deleted("b"), created("b", 3)]
+    stream = messages(events)
+    store = AnnotationStore(layout)
+    for _ in range(256):
+        store.apply(stream[:1], STREAM)
+    ready = prepared(store, [stream[2], stream[4]])
+    assert ready.whole
+    assert store.retry(stream[1], STREAM) is None
+    assert store.retry(stream[3], STREAM) is None
+    store.commit(ready)
+    assert found(layout) == expected(events)
+
+
+def test_a_group_is_made_ready_up_to_what_the_one_before_changes(layout: Layout) -> None:
+    store = AnnotationStore(layout)
+    stream = messages([created(f"n{number}", number) for number in range(300)])
+    store.apply(stream[:256], STREAM)
+    first = prepared(store, stream[256:])
+    assert (first.taken, first.written is not None) == (44, True)
+    other = prepared(store, messages([created("m", 1), deleted("k", "n299")], 300))
+    assert (other.taken, other.written) == (1, None)
+    # Nobody knows what this one is about before the other is worked out.
+    assert prepared(store, messages([created("o", 1)], 302)).taken == 0
+    store.commit(first)
+    store.prepare(other)
+    assert (other.taken, other.written is not None) == (2, True)
+    store.commit(other)
+    assert found(layout)["n299"].folder == "data_deleted"
+    assert found(layout)["m"].folder == "data-seed"
 
 
 def test_the_bytes_that_were_published(layout: Layout) -> None:
@@ -418,13 +524,13 @@ def test_after_a_failure_files_are_looked_for_everywhere(layout: Layout, monkeyp
 def test_a_group_of_many_names_is_committed_in_parts(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "_MANY_ENTRIES", 3)
     commits = []
-    commit = AnnotationStore._commit
+    flush = AnnotationStore._flush
 
-    def count(store: AnnotationStore, entries: Sequence[Any]) -> None:
-        commits.append(len(entries))
-        commit(store, entries)
+    def count(store: AnnotationStore, group: Group) -> None:
+        commits.append(len(group.entries))
+        flush(store, group)
 
-    monkeypatch.setattr(AnnotationStore, "_commit", count)
+    monkeypatch.setattr(AnnotationStore, "_flush", count)
     events = [created(f"n{number}", number) for number in range(8)] + [deleted("n1", "n7"), created("n1", 20)]
     assert play(layout, *events) == expected(events)
     assert commits == [3, 3, 3, 1]
