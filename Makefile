@@ -17,6 +17,9 @@ CHROMIUM := $(VENV)/chromium
 SWIFT := $(VENV)/swift
 AGE := $(VENV)/age
 
+# COVERAGE=1 counts which lines the tests run, in every process they start; that makes them a third slower.
+COVER := $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
+
 .PHONY: help demo picture pictures test test-gpu lint format bench soak lock clean
 
 help: ## say what there is
@@ -36,7 +39,7 @@ test: $(DEV) $(RABBITMQ) $(PROMTOOL) $(CHROMIUM) $(SWIFT) $(AGE) ## install, lin
 	@$(MAKE) --no-print-directory lint
 	@echo "skipped here: tests/gpu (needs an NVIDIA GPU: make test-gpu), the hours-long soak (make soak)"
 	@[ "$$(id -u)" = 0 ] || echo "skipped without root: tests/systemd (sudo $(BIN)/python -m pytest tests/systemd)"
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(COVER)
 
 test-gpu: $(DEV) ## the tests for a machine with an NVIDIA GPU
 	$(BIN)/python -m pytest tests/gpu -m gpu
