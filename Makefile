@@ -16,11 +16,12 @@ PROMTOOL := $(VENV)/promtool
 CHROMIUM := $(VENV)/chromium
 SWIFT := $(VENV)/swift
 AGE := $(VENV)/age
+STRACE := $(VENV)/strace
 
-# COVERAGE=1 counts which lines the tests run, in every process they start; that makes them a third slower.
+# COVERAGE=1 counts which lines the tests run, in every process that they start, which takes longer.
 COVER := $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
-.PHONY: help demo picture pictures test test-gpu lint format bench soak lock clean
+.PHONY: help demo picture pictures test test-gpu lint format bench soak install uninstall lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,7 +36,7 @@ pictures: $(TRAIN) $(CHROMIUM) ## draw `status`, `top` and a report of a trainin
 	$(BIN)/python etc/pictures/pictures.py docs
 	$(BIN)/python etc/pictures/report.py docs/report.png
 
-test: $(DEV) $(RABBITMQ) $(PROMTOOL) $(CHROMIUM) $(SWIFT) $(AGE) ## install, lint, then run every test that needs no GPU
+test: $(DEV) $(RABBITMQ) $(PROMTOOL) $(CHROMIUM) $(SWIFT) $(AGE) $(STRACE) ## install, lint, then run every test that needs no GPU
 	@$(MAKE) --no-print-directory lint
 	@echo "skipped here: tests/gpu (needs an NVIDIA GPU: make test-gpu), the hours-long soak (make soak)"
 	@[ "$$(id -u)" = 0 ] || echo "skipped without root: tests/systemd (sudo $(BIN)/python -m pytest tests/systemd)"
@@ -56,9 +57,15 @@ format: $(DEV) ## put every file into ruff's format
 bench: $(DEV) ## the figures of docs/performance.md
 	$(BIN)/python -m benchmarks
 
-soak: $(DEV) ## random kills, a death at every durable step, hostile messages and simulated queues, for an hour and more (KILLS=5000); AZAION_SEED=N replays one
-	AZAION_KILLS=$(KILLS) AZAION_SWEEP=1 AZAION_FUZZ=1000000 AZAION_SIMULATIONS=10000 \
-	  $(BIN)/python -m pytest tests/faults tests/unit/test_{simulation,health,alerts}.py -s -k "random or simulation or storm or every_step" --override-ini timeout=0
+soak: $(DEV) $(STRACE) ## random kills, power cuts, a death at every durable step, hostile messages and simulated queues, for an hour and more (KILLS=5000); AZAION_SEED=N replays one
+	AZAION_KILLS=$(KILLS) AZAION_SWEEP=1 AZAION_FUZZ=1000000 AZAION_SIMULATIONS=10000 AZAION_POWER=20 \
+	  $(BIN)/python -m pytest tests/faults tests/powerloss tests/unit/test_{simulation,health,alerts}.py -s -k "random or power or simulation or storm or every_step" --override-ini timeout=0
+
+install: ## make a server of this machine, as root; again to upgrade it (ENV=FILE, INSTALL="--environment DIR"); see docs/deployment.md
+	@PYTHONPATH=. $(PYTHON) -B -m supervisor.ctl install . $(if $(ENV),--env-file $(abspath $(ENV))) $(INSTALL)
+
+uninstall: ## take units and releases off this machine, as root; the data stay
+	@PYTHONPATH=. $(PYTHON) -B -m supervisor.ctl uninstall
 
 lock: $(UV) ## make the locks anew from pyproject.toml
 	bash requirements/lock.sh $(UV)
@@ -106,6 +113,9 @@ $(SWIFT): | $(BIN)/python
 
 $(AGE): | $(BIN)/python
 	@bash tests/age.sh $@
+
+$(STRACE): | $(BIN)/python
+	@bash tests/strace.sh $@
 
 $(UV): | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/lock

@@ -28,7 +28,7 @@ class Installation:
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder = folder
         self.root = folder / "azaion"
-        self.root.mkdir()
+        self.root.mkdir(exist_ok=True)
         self.layout = Layout(
             root=self.root,
             state=folder / "var",
