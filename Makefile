@@ -67,6 +67,8 @@ install: ## make a server of this machine, as root; again to upgrade it (ENV=FIL
 uninstall: ## take units and releases off this machine, as root; the data stay
 	@PYTHONPATH=. $(PYTHON) -B -m supervisor.ctl uninstall
 
+include etc/ci/ci.mk
+
 lock: $(UV) ## make the locks anew from pyproject.toml
 	bash requirements/lock.sh $(UV)
 

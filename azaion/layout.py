@@ -10,6 +10,9 @@ DEFAULT_STATE: Final = Path("/var/lib/azaion")
 #: Made by systemd-tmpfiles on a server.
 RUN_FOLDER: Final = Path("/run/azaion")
 
+#: The ``.env`` of a server, which its unit hands to the daemon.
+SERVER_SETTINGS: Final = Path("/etc/azaion/.env")
+
 
 def order(name: str) -> Path:
     """What the unit ``azaion-train@NAME.service`` runs: a line of shell, there for as long as the unit may need it."""
@@ -471,6 +474,155 @@ class SnapshotFolder:
     def listing(self) -> Path:
         """Where a snapshot that is being formed keeps the list of its files."""
         return self.path / ".listing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseFolder:
+    """One release: a virtual environment with the product in it, what belongs into /etc, what it is. Never changed."""
+
+    path: Path
+
+    @property
+    def python(self) -> Path:
+        """The interpreter of its environment."""
+        return self.path / "bin" / "python"
+
+    @property
+    def commands(self) -> Path:
+        """``azaiond`` and ``azaionctl``."""
+        return self.path / "bin"
+
+    @property
+    def libraries(self) -> Path:
+        """Where each interpreter has its packages."""
+        return self.path / "lib"
+
+    @property
+    def units(self) -> Path:
+        """The units, and what goes with them."""
+        return self.path / "etc" / "systemd"
+
+    @property
+    def example(self) -> Path:
+        """Every setting that it knows."""
+        return self.path / "etc" / "env.example"
+
+    @property
+    def record(self) -> Path:
+        """What it is; a release without one is not whole."""
+        return self.path / "release.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainersFolder:
+    """The folder from which a server runs containers instead of units."""
+
+    path: Path = Path("/opt/azaion-training")
+
+    @property
+    def compose(self) -> Path:
+        """What containers there are."""
+        return self.path / "docker-compose.production.yml"
+
+    @property
+    def images(self) -> Path:
+        """Of which images they are made, and what else the file above asks for."""
+        return self.path / "containers.env"
+
+    @property
+    def candidate(self) -> Path:
+        """The same as a deploy would have it."""
+        return self.path / "containers.next.env"
+
+    @property
+    def previous(self) -> Path:
+        """The same before the last deploy."""
+        return self.path / "containers.previous.env"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one process that deploys."""
+        return self.path / ".deploy.lock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerLayout:
+    """Where an installation lies on a server.
+
+    Attributes:
+        root: of the server's file system; another one while an image is made.
+    """
+
+    root: Path = Path("/")
+
+    @property
+    def program(self) -> Path:
+        """The folder of the releases, and of what is known of their deploys."""
+        return self.root / "opt/azaion"
+
+    @property
+    def releases(self) -> Path:
+        """One folder a release."""
+        return self.program / "releases"
+
+    def release(self, name: str) -> ReleaseFolder:
+        """The folder of the release with this name."""
+        return ReleaseFolder(path=self.releases / name)
+
+    @property
+    def current(self) -> Path:
+        """A link to the release that the daemon is started from."""
+        return self.program / "current"
+
+    @property
+    def deploys(self) -> Path:
+        """When which release took over from which, and what came of it."""
+        return self.program / "deploys.json"
+
+    @property
+    def deploy_lock(self) -> Path:
+        """Held by the one process that changes anything here."""
+        return self.program / ".lock"
+
+    @property
+    def settings(self) -> Path:
+        """The ``.env`` of the server."""
+        return self.root / SERVER_SETTINGS.relative_to("/")
+
+    @property
+    def units(self) -> Path:
+        """Where systemd finds units that people have installed."""
+        return self.root / "etc/systemd/system"
+
+    @property
+    def sysusers(self) -> Path:
+        """The user and the groups."""
+        return self.root / "etc/sysusers.d/azaion.conf"
+
+    @property
+    def tmpfiles(self) -> Path:
+        """The folders that are made at every boot."""
+        return self.root / "etc/tmpfiles.d/azaion.conf"
+
+    @property
+    def polkit(self) -> Path:
+        """What the user of the daemon may ask of systemd."""
+        return self.root / "etc/polkit-1/rules.d/50-azaion.rules"
+
+    @property
+    def command(self) -> Path:
+        """``azaionctl``, where everybody finds it."""
+        return self.root / "usr/local/bin/azaionctl"
+
+    @property
+    def data(self) -> Path:
+        """The root of the data, where the settings name no other."""
+        return self.root / "azaion"
+
+    @property
+    def state(self) -> Path:
+        """The state, where the settings name no other."""
+        return self.root / DEFAULT_STATE.relative_to("/")
 
 
 @dataclass(frozen=True, kw_only=True)

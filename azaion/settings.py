@@ -38,6 +38,7 @@ class Source(StrEnum):
 
     RABBITMQ = "rabbitmq"
     SPOOL = "spool"
+    NONE = "none"  # another azaiond on the same data takes them in
 
 
 class LauncherName(StrEnum):
@@ -303,7 +304,8 @@ class Daemon:
     source: Source = field(
         metadata=_variable(
             "AZAION_SOURCE",
-            "Where annotations come from: rabbitmq, or spool (embedded, needs no server).",
+            "Where annotations come from: rabbitmq, spool (embedded, needs no server), or none: another azaiond "
+            "does it.",
             default=Source.RABBITMQ,
         ),
     )

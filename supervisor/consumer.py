@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from azaion import files
-from azaion.config import Config
+from azaion.annotations import offset as offsets
+from azaion.annotations.errors import AnnotationError
+from azaion.config import Config, Source
 from supervisor.errors import SupervisorError
 from supervisor.services import Service, ServiceSpec
 
 #: How often it is looked whether the consumer has something new to say.
 WATCH_S: Final = 1.0
+#: Stands for the state of its process where another azaiond on the same data has the consumer.
+ELSEWHERE: Final = "elsewhere"
 #: So long a decision's effect is waited for.
 _DECIDED_S: Final = 20.0
 _LOOK_S: Final = 0.05
@@ -43,6 +47,7 @@ class ConsumerRoom:
 
     def __init__(self, settings: Config, note: Callable[..., None]) -> None:
         self._layout = settings.layout
+        self.elsewhere = settings.daemon.source is Source.NONE
         self._note = note
         self._told: tuple[str, str] | None = None
         self._quarantined = 0
@@ -66,12 +71,16 @@ class ConsumerRoom:
 
     async def run(self) -> None:
         """Keep the consumer alive, and make events of what it says; on cancellation stop it with grace."""
+        if self.elsewhere:
+            return
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.service.run())
             tasks.create_task(self._watch())
 
     def status(self) -> dict[str, Any]:
         """What the consumer says of itself, and how its process is."""
+        if self.elsewhere:
+            return {"service": ELSEWHERE, "pid": None, "restarts": 0, "offset": self._offset()}
         try:
             told = files.read_json(self._layout.consumer_status)
         except (OSError, files.FileError):
@@ -85,6 +94,13 @@ class ConsumerRoom:
             "pid": self.service.pid,
             "restarts": self.service.restarts,
         }
+
+    def _offset(self) -> int | None:
+        try:
+            position = offsets.read(self._layout.offset)
+        except (OSError, AnnotationError):
+            return None
+        return None if position is None else position.offset
 
     async def resume(self, choice: str | int, by: str) -> dict[str, Any]:
         """Have a blocked consumer go on; returns its status afterwards.

@@ -51,6 +51,10 @@ MODULES: Final = MappingProxyType(
         "keys": "keys",
         "config": "config",
         "doctor": "doctor",
+        "deploy": "deploy",
+        "releases": "deploy",
+        "install": "install",
+        "uninstall": "install",
     },
 )
 

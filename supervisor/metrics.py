@@ -141,6 +141,8 @@ def _devices(facts: Facts) -> Iterator[Metric]:
 
 
 def _consumer(told: Mapping[str, Any]) -> Iterator[Metric]:
+    if told.get("service") == "elsewhere":
+        return  # what is known of it, it tells there
     running = told.get("service") == "running"
     yield _gauge("azaion_consumer_up", "Whether the annotation consumer's process runs.", {(): running})
     state = str(told.get("state", "starting")) if running else "down"

@@ -60,6 +60,8 @@ def source_of(settings: Config) -> Source:
     """
     if settings.daemon.source is SourceName.SPOOL:
         return SpoolSource(Spool(settings.layout.spool), str(settings.layout.spool))
+    if settings.daemon.source is SourceName.NONE:
+        raise ConfigError("the configuration cannot be used:", ["AZAION_SOURCE is none: another azaiond takes them in"])
     # Imported only where it is needed: it costs more than the rest of the start.
     from azaion.annotations import link  # noqa: PLC0415
     from azaion.annotations.rabbitmq import RabbitMQSource  # noqa: PLC0415

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from azaion.errors import AzaionError
 from supervisor.commands import text
+from supervisor.commands.settings import env_file
 
 if TYPE_CHECKING:
     from azaion.annotations.importer import Imported, Options
@@ -79,7 +80,7 @@ def _import(arguments: argparse.Namespace) -> int:
     from azaion.annotations.importer import import_folder  # noqa: PLC0415 - the same
     from azaion.annotations.spool import Spool  # noqa: PLC0415 - the same
 
-    settings = config.settings(os.environ, _env_file())
+    settings = config.settings(os.environ, env_file())
     if settings.daemon.source is not config.Source.SPOOL:
         raise AzaionError(
             f"AZAION_SOURCE is {settings.daemon.source}: `import` is for the source `spool`, `publish` for the broker"
@@ -94,10 +95,10 @@ def _publish(arguments: argparse.Namespace) -> int:
     from azaion import config  # noqa: PLC0415 - what no other command should pay for
     from azaion.annotations.publisher import Compression, publish_folder  # noqa: PLC0415 - the same
 
-    broker = config.settings(os.environ, _env_file()).rabbitmq
+    broker = config.settings(os.environ, env_file()).rabbitmq
     if broker is None:
         raise AzaionError("no broker is named: give every RABBITMQ_* that .env.example shows, in .env")
-    password = config.resolve(broker.password, os.environ, _env_file())
+    password = config.resolve(broker.password, os.environ, env_file())
     options = _options(arguments)
     compression = Compression(arguments.compress)
     imported = _shown(
@@ -105,11 +106,6 @@ def _publish(arguments: argparse.Namespace) -> int:
     )
     place = f"{broker.queue_name} at {broker.host}:{broker.port}"
     return _report(imported, f"annotations confirmed in the stream {place}", as_json=arguments.json)
-
-
-def _env_file() -> Path | None:
-    file = Path(".env")
-    return file if os.path.lexists(file) else None
 
 
 def _options(arguments: argparse.Namespace) -> "Options":

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from azaion.errors import AzaionError
+from supervisor.commands.settings import env_file
 
 if TYPE_CHECKING:
     from azaion.config import Config
 
 # `azaion.config` costs 40 ms to import, which no other command should pay: it is imported where it is used.
 
-_ENV_FILE = Path(".env")
 _STANDARD_OUTPUT = Path("-")
 
 
@@ -46,17 +46,14 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
     for action in (check, render, diff):
         action.add_argument(
-            "--env-file", type=Path, metavar="FILE", help="the variables (default: .env, if it is here)"
+            "--env-file", type=Path, metavar="FILE", help="the variables (default: .env here, else the server's)"
         )
 
 
 def _settings(arguments: argparse.Namespace) -> "Config":
     from azaion import config  # noqa: PLC0415 see above
 
-    env_file: Path | None = arguments.env_file
-    if env_file is None and os.path.lexists(_ENV_FILE):
-        env_file = _ENV_FILE
-    return config.settings(os.environ, env_file)
+    return config.settings(os.environ, arguments.env_file or env_file())
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -72,9 +69,12 @@ def _check(arguments: argparse.Namespace) -> int:
         print(json.dumps({"ok": False, "problems": error.problems}))
         return 1
     if arguments.json:
-        print(json.dumps({"ok": True, "problems": []}))
+        folders = {"root": str(found.layout.root), "state": str(found.layout.state)}
+        print(json.dumps({"ok": True, "problems": [], **folders}))
     else:
         print(f"The configuration is good: root {found.directories.root}, source {found.daemon.source}.")
+        there = found.daemon.declarations.exists()
+        print(f"Services, checks and rules: {found.daemon.declarations}{'' if there else ' (there is none)'}.")
     return 0
 
 

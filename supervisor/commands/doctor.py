@@ -3,13 +3,12 @@
 import argparse
 import os
 import textwrap
-from pathlib import Path
 from typing import Any, Final
 
 from supervisor.commands import text
+from supervisor.commands.settings import env_file
 from supervisor.control.client import find_socket
 
-_ENV_FILE: Final = Path(".env")
 _COLUMNS: Final = 100
 _INDENT: Final = " " * 10
 _CODES: Final = {"ok": 0, "warning": 1, "unknown": 1, "critical": 2}
@@ -33,8 +32,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from supervisor.doctor.table import examine, patient_of  # noqa: PLC0415 - see above
 
-    env_file = _ENV_FILE.absolute() if os.path.lexists(_ENV_FILE) else None
-    patient = patient_of(os.environ, env_file, find_socket(arguments.socket))
+    given = env_file()
+    patient = patient_of(os.environ, given and given.absolute(), find_socket(arguments.socket))
     found = [
         {"name": each.name, "verdict": str(each.verdict), "text": each.text, "cure": each.cure}
         for each in asyncio.run(examine(patient))

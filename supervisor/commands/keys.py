@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from azaion.errors import AzaionError
 from supervisor.commands import text
+from supervisor.commands.settings import env_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 # `azaion.config` and the libraries of the keys cost more than all else: they are imported where they are used.
 
-_ENV_FILE: Final = Path(".env")
 _STANDARD_INPUT: Final = Path("-")
 #: No key string comes near it.
 _MAX_BYTES: Final = 64 << 10
@@ -212,5 +212,5 @@ def _folder(arguments: argparse.Namespace) -> Path:
         return Path(arguments.keys)
     from azaion import config  # noqa: PLC0415 - see above
 
-    settings = config.settings(os.environ, _ENV_FILE if os.path.lexists(_ENV_FILE) else None)
+    settings = config.settings(os.environ, env_file())
     return settings.publishing.keys

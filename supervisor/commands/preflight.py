@@ -3,17 +3,15 @@
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from azaion.errors import AzaionError
 from supervisor.commands import text
+from supervisor.commands.settings import env_file
 from supervisor.control.client import Client, UnreachableError, find_socket
 
 if TYPE_CHECKING:
     from azaion.config import Config
-
-_ENV_FILE = Path(".env")
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -73,6 +71,6 @@ def _configuration(unreachable: UnreachableError) -> "Config":
     from azaion import config  # noqa: PLC0415 - see `_look`
 
     try:
-        return config.settings(os.environ, _ENV_FILE if os.path.lexists(_ENV_FILE) else None)
+        return config.settings(os.environ, env_file())
     except AzaionError as error:
         raise AzaionError(f"{unreachable}. Nor can the command look by itself: {error}") from None

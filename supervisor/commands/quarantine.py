@@ -12,6 +12,8 @@ from azaion.words import size
 from supervisor.commands import text
 from supervisor.control.client import Client, find_socket
 
+#: The consumer is at work, here or in the azaiond that has it.
+_AT_WORK: Final = ("running", "elsewhere")
 #: How long `retry` waits for the consumer.
 _PATIENCE_S: Final = 30.0
 _LOOK_S: Final = 0.2
@@ -131,7 +133,7 @@ def _dump(data: bytes) -> Iterator[str]:
 def _retry(arguments: argparse.Namespace) -> int:
     client = _client(arguments)
     asked = client.post("/v1/quarantine/retry", _wanted(arguments))
-    running = asked["consumer"] == "running"
+    running = asked["consumer"] in _AT_WORK
     outcome = _outcome(client, asked["marked"], _PATIENCE_S if running else 0.0)
     if arguments.json:
         text.put_json(outcome | {"problems": asked["problems"], "consumer": asked["consumer"]})
@@ -174,7 +176,7 @@ def _outcome(client: Client, names: list[str], patience: float) -> dict[str, Any
 
 def _waiting(names: list[str], consumer: str) -> str:
     which = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-    if consumer == "running":
+    if consumer in _AT_WORK:
         return f"{which}: not tried yet; the consumer goes on with it, and azaionctl status says what it does"
     return f"{which}: not tried yet, as the consumer is not running ({consumer}); it is done when the consumer runs"
 

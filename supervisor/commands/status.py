@@ -40,7 +40,7 @@ def screen(status: dict[str, Any]) -> str:
         *(health_lines(status["health"]) if "health" in status else []),
         *_maintenance(status["maintenance"]),
         *(_alert(alert) for alert in status.get("alerts", [])),
-        f"azaion    {daemon['version']}, up {text.duration(daemon['uptime_s'])}, pid {daemon['pid']}",
+        f"azaion    {_release(daemon)}, up {text.duration(daemon['uptime_s'])}, pid {daemon['pid']}",
         *_consumer(status["consumer"]),
         *(f"device    {entry['device']}: {_lease(entry)}" for entry in status["gpus"]),
         *(f"          {entry['device']}: {entry['problem']}" for entry in status["gpus"] if entry.get("problem")),
@@ -83,7 +83,8 @@ def health_lines(told: dict[str, Any]) -> list[str]:
 
 def _consumer(consumer: dict[str, Any]) -> list[str]:
     if consumer["service"] != "running":
-        return [f"consumer  {consumer['service']}"]
+        at = f", offset {consumer['offset']}" if consumer["service"] == "elsewhere" else ""
+        return [f"consumer  {consumer['service']}{at}"]
     state = consumer.get("state", "starting")
     parts = [state]
     if consumer.get("offset") is not None:
@@ -93,6 +94,11 @@ def _consumer(consumer: dict[str, Any]) -> list[str]:
         parts.append(f"{consumer['quarantined']} quarantined")
     error = consumer.get("last_error")
     return [f"consumer  {', '.join(parts)}", *([f"          {error}"] if error else [])]
+
+
+def _release(daemon: dict[str, Any]) -> str:
+    """The release that serves, or the version where there are no releases."""
+    return str(daemon["release"] or daemon["version"])
 
 
 def _maintenance(told: dict[str, Any] | None) -> list[str]:

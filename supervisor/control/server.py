@@ -48,6 +48,7 @@ from supervisor.jobs.runner import Runner
 from supervisor.jobs.scheduler import CPU
 from supervisor.jobs.schema import StoreError
 from supervisor.jobs.store import IllegalTransitionError, Store
+from supervisor.releases import pinned
 from supervisor.retention import RetentionRoom
 from supervisor.retraining.room import RetrainRoom
 from supervisor.units.room import UnitRoom
@@ -128,7 +129,7 @@ class Server:
             self._config.layout,
             self._store,
             who=_actor,
-            consumer=lambda: str(self._consumer.service.state),
+            consumer=lambda: str(self._consumer.status()["service"]),
         )
         application.add_routes(quarantine.routes())
         application.add_routes(self._services.routes())
@@ -257,6 +258,7 @@ class Server:
             {
                 "daemon": {
                     "version": __version__,
+                    "release": pinned.release(),
                     "protocol": protocol.VERSION,
                     "pid": os.getpid(),
                     "started": protocol.stamp(self._began),

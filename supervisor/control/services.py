@@ -87,7 +87,8 @@ class ServiceRoutes:
         ]
 
     async def _list(self, _request: web.Request) -> web.Response:
-        return web.json_response([self._consumer_record(), *self.records()])
+        ours = [] if self._consumer.elsewhere else [self._consumer_record()]
+        return web.json_response([*ours, *self.records()])
 
     async def _start(self, request: web.Request) -> web.Response:
         return await self._do(request, self._units.start)

@@ -56,7 +56,7 @@ class Watched:
 def checks(watched: Watched, declared: Mapping[str, CheckSettings]) -> list[Check]:
     """The checks that make sense here and are enabled, in the order in which people read them."""
     table = _Table(watched, declared)
-    made = {
+    made: dict[str, Callable[[CheckSettings], Check | None]] = {
         "consumer": table.consumer,
         "offset": table.offset,
         "quarantine": table.quarantine,
@@ -76,6 +76,8 @@ def checks(watched: Watched, declared: Mapping[str, CheckSettings]) -> list[Chec
         "loop": table.loop,
         "secrets": table.secrets,
     }
+    if watched.consumer.elsewhere:
+        made |= dict.fromkeys(("consumer", "offset", "quarantine"), lambda _: None)
     found = ((settings, made[name]) for name, settings in declared.items())
     return [check for settings, make in found if settings.enabled and (check := make(settings)) is not None]
 

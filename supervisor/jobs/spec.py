@@ -1,7 +1,6 @@
 """What a shim is told of the attempt that it is to run."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +10,7 @@ from azaion.environment import env_file
 from azaion.layout import AttemptFolder, Layout
 from supervisor.jobs.model import Attempt, Job, Kind, Limits
 from supervisor.jobs.scheduler import CPU
+from supervisor.releases import pinned
 
 #: The version of what the daemon and the shim tell each other.
 PROTOCOL: Final = 1
@@ -51,13 +51,14 @@ def spec_of(
         "attempt": attempt.number,
         "nonce": attempt.nonce,
         "kind": job.kind,
+        "release": pinned.release(),
         "devices": devices,
         "config": str(layout.config),
         "run": str(run),
         "limits": {**_limits(job.limits), **confinement},
     }
     if job.kind in WORKERS:
-        argv = [sys.executable, "-P", "-m", WORKERS[job.kind], str(folder.path)]
+        argv = [pinned.interpreter(), "-P", "-m", WORKERS[job.kind], str(folder.path)]
         told = {str(job.kind): {**job.parameters, **job.adjusted}}
         return common | {"argv": argv, "cwd": _cwd(job.kind, folder), "env": environment} | told
     given: Mapping[str, str] = job.parameters["env"]

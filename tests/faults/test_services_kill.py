@@ -15,7 +15,7 @@ from tests.services import declare, keeper, newest, record, shown, starts
 from tests.shims import read
 from tests.waiting import until
 
-KILLS = int(os.environ.get("AZAION_KILLS", "200")) // 4
+KILLS = int(os.environ.get("AZAION_KILLS", "60")) // 4
 
 STARTING = ["units.folder.made", "files.replace.rename", "units.spec.written", "units.launched", "units.recorded"]
 ENDING = ["store.wish.committed", "units.request.written", "units.signalled", "units.cleared"]

@@ -3,9 +3,10 @@
 # the product there as `make install` would, and becomes systemd. Nothing is written back but the folders state/ and
 # root/ of $1, which stand for the server's disks and outlive a reboot.
 #
-# boot.sh FOLDER HIERARCHY VENV CODE; HIERARCHY is `unified` where the machine has control groups of version 2 only.
+# boot.sh FOLDER HIERARCHY VENV CODE [bare]; HIERARCHY is `unified` where the machine has control groups of version 2
+# only. `bare`: nothing is installed; the environment lies in /opt/environment, the code in /opt/code.
 set -euo pipefail
-folder=$1 hierarchy=$2 venv=$3 code=$4
+folder=$1 hierarchy=$2 venv=$3 code=$4 bare=${5:-}
 root=$folder/mount
 
 # The machine's own files, with changes kept in memory only.
@@ -83,44 +84,52 @@ else
 fi
 
 # A release is a virtual environment. This one is the tests' own, with the code that is tested.
-release=$root/opt/azaion/releases/test
+if [[ $bare ]]; then
+  release=$root/opt/environment
+  over "$code" code "$root/opt/code"
+else
+  release=$root/opt/azaion/releases/test
+  over "$code" code "$root/opt/azaion/code"
+fi
 over "$venv" release "$release"
-over "$code" code "$root/opt/azaion/code"
-ln -sfn releases/test "$root/opt/azaion/current"
-for each in "$release"/lib/python*/site-packages/*azaion*.pth; do
-  echo /opt/azaion/code >"$each"
-done
 interpreter=$(readlink -f "$venv/bin/python")
 prefix=${interpreter%/bin/*}
 if [[ $prefix != /usr ]]; then
   # It may lie where the units must not look, in somebody's home.
-  mkdir -p "$root/opt/azaion/python"
-  mount --bind "$prefix" "$root/opt/azaion/python"
-  ln -sfn "/opt/azaion/python/bin/${interpreter##*/}" "$release/bin/python"
-  sed -i 's#^home = .*#home = /opt/azaion/python/bin#' "$release/pyvenv.cfg"
-  echo /opt/azaion/python/lib >"$root/etc/ld.so.conf.d/azaion-test.conf"
+  mkdir -p "$root/opt/python"
+  mount --bind "$prefix" "$root/opt/python"
+  ln -sfn "/opt/python/bin/${interpreter##*/}" "$release/bin/python"
+  sed -i 's#^home = .*#home = /opt/python/bin#' "$release/pyvenv.cfg"
+  echo /opt/python/lib >"$root/etc/ld.so.conf.d/azaion-test.conf"
   ldconfig -r "$root" 2>/dev/null
 fi
 
-# What `make install` does with the units.
-for each in "$code"/etc/systemd/*.{service,socket,slice}; do
-  cp "$each" "$units/"
-done
-install -D -m 644 "$code/etc/systemd/azaion.sysusers" "$root/etc/sysusers.d/azaion.conf"
-install -D -m 644 "$code/etc/systemd/azaion.tmpfiles" "$root/etc/tmpfiles.d/azaion.conf"
-install -D -m 644 "$code/etc/systemd/azaion.rules" "$root/etc/polkit-1/rules.d/50-azaion.rules"
-systemd-sysusers --root="$root" azaion.conf
-mkdir -p "$units"/{multi-user,sockets}.target.wants "$root/var/lib/azaion" "$root/srv/disk" "$root/etc/azaion"
-ln -s ../azaion.service "$units/multi-user.target.wants/"
-ln -s ../azaion.socket "$units/sockets.target.wants/"
+# The disks. Not mounted in /azaion itself: `systemctl restart 'azaion*'` would have a try at azaion.mount.
+mkdir -p "$units"/{multi-user,sockets}.target.wants "$root/var/lib/azaion" "$root/srv/disk"
 mount --bind "$folder/state" "$root/var/lib/azaion"
-# Not mounted there itself: `systemctl restart 'azaion*'` would have a try at azaion.mount.
 mount --bind "$folder/root" "$root/srv/disk"
 ln -s srv/disk "$root/azaion"
-user=$(awk -F: '$1 == "azaion" {print $3 ":" $4}' "$root/etc/passwd")
-chown -R "$user" "$root/srv/disk" "$root/var/lib/azaion"
-install -m 640 "$folder/env" "$root/etc/azaion/.env"
 cp -r "$folder/drop-ins/." "$units/"
+
+# What `make install` does.
+if [[ ! $bare ]]; then
+  ln -sfn releases/test "$root/opt/azaion/current"
+  for each in "$release"/lib/python*/site-packages/*azaion*.pth; do
+    echo /opt/azaion/code >"$each"
+  done
+  for each in "$code"/etc/systemd/*.{service,socket,slice}; do
+    cp "$each" "$units/"
+  done
+  install -D -m 644 "$code/etc/systemd/azaion.sysusers" "$root/etc/sysusers.d/azaion.conf"
+  install -D -m 644 "$code/etc/systemd/azaion.tmpfiles" "$root/etc/tmpfiles.d/azaion.conf"
+  install -D -m 644 "$code/etc/systemd/azaion.rules" "$root/etc/polkit-1/rules.d/50-azaion.rules"
+  systemd-sysusers --root="$root" azaion.conf
+  ln -s ../azaion.service "$units/multi-user.target.wants/"
+  ln -s ../azaion.socket "$units/sockets.target.wants/"
+  user=$(awk -F: '$1 == "azaion" {print $3 ":" $4}' "$root/etc/passwd")
+  chown -R "$user" "$root/srv/disk" "$root/var/lib/azaion"
+  install -D -m 640 "$folder/env" "$root/etc/azaion/.env"
+fi
 
 cd "$root"
 mkdir -p .old

@@ -8,13 +8,18 @@ import pytest
 from tests.systemd.machine import Machine, lacking, machine
 
 
-@pytest.fixture(scope="session")
-def booted() -> Iterator[Machine]:
-    """One server; it takes a second to boot."""
+def without_reason() -> None:
+    """Skip what this machine cannot do; fail where it should."""
     if reason := lacking():
         if os.environ.get("AZAION_REQUIRE_SYSTEMD") == "1":
             pytest.fail(f"AZAION_REQUIRE_SYSTEMD=1, and this machine {reason}")
         pytest.skip(f"tests/systemd {reason}")
+
+
+@pytest.fixture(scope="session")
+def booted() -> Iterator[Machine]:
+    """One server; it takes a second to boot."""
+    without_reason()
     with machine() as made:
         yield made
 

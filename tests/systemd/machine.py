@@ -74,10 +74,12 @@ class Machine:
 
     Attributes:
         client: calls of its daemon.
+        bare: whether nothing is installed on it; then the tests' environment and code lie in ``/opt``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, bare: bool = False) -> None:
         self.folder = folder
+        self.bare = bare
         self.root = folder / "root"
         self.root.mkdir()
         # What protects the kernel's tunables shows the kernel's own boot id again, which knows nothing of our boots.
@@ -110,6 +112,7 @@ class Machine:
         self._groups = list(_make_groups())
         enter = 'groups=$1; shift; for each in $groups; do echo $$ >"$each/cgroup.procs"; done; exec "$@"'
         boot = ["bash", str(CODE / "tests/systemd/boot.sh"), str(self.folder), hierarchy, sys.prefix, str(CODE)]
+        boot += ["bare"] if self.bare else []
         spaces = ["--mount", "--pid", "--fork", "--kill-child=KILL", "--uts", "--ipc", "--net", "--cgroup"]
         with (self.folder / "console.log").open("ab") as console:
             self._outside = subprocess.Popen(
@@ -141,7 +144,7 @@ class Machine:
         assert self._outside is not None
         assert self._outside.poll() is None, self.console()
         done = self.run("systemctl", "is-system-running", check=False).stdout.strip() in {"running", "degraded"}
-        return done and self.show("ActiveState") == "active"
+        return done and (self.bare or self.show("ActiveState") == "active")
 
     def cut_power(self) -> None:
         """Switch it off from one moment to the next; its disks stay."""
@@ -313,10 +316,10 @@ def _make_groups() -> Iterator[Path]:
 
 
 @contextmanager
-def machine() -> Iterator[Machine]:
+def machine(*, bare: bool = False) -> Iterator[Machine]:
     """A server that is switched on, and taken away afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="az-"))
-    made = Machine(folder)
+    made = Machine(folder, bare=bare)
     try:
         made.boot()
         yield made

@@ -36,7 +36,12 @@ def test_check(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check") == 0
     assert "good" in capsys.readouterr().out
     assert run("check", as_json=True) == 0
-    assert json.loads(capsys.readouterr().out) == {"ok": True, "problems": []}
+    assert json.loads(capsys.readouterr().out) == {
+        "ok": True,
+        "problems": [],
+        "root": str(home / "root"),
+        "state": str(home / "var"),
+    }
     (home / "root").rmdir()
     with pytest.raises(AzaionError, match="absent"):
         run("check")
