@@ -12,5 +12,8 @@ lock() { # NAME EXTRA...
   "${compile[@]}" --generate-hashes "${without[@]}" "${@:2}" pyproject.toml -o "requirements/$1.lock"
 }
 lock train --extra train --extra publish
+# A part of the one before, in the same versions: what was tested together runs apart.
+lock annotation-queue --constraint requirements/train.lock
 lock dev --extra dev
 "${compile[@]}" --generate-hashes requirements/build.in -o requirements/build.lock
+"${compile[@]}" --generate-hashes requirements/tools.in -o requirements/tools.lock

@@ -1,0 +1,1 @@
+"""Deploying where azaiond runs in containers."""
