@@ -98,7 +98,8 @@ def _consumer(consumer: dict[str, Any]) -> list[str]:
 
 def _release(daemon: dict[str, Any]) -> str:
     """The release that serves, or the version where there are no releases."""
-    return str(daemon["release"] or daemon["version"])
+    # A daemon of an older release does not tell its own.
+    return str(daemon.get("release") or daemon["version"])
 
 
 def _maintenance(told: dict[str, Any] | None) -> list[str]:
