@@ -30,6 +30,7 @@ from tests.annotation_messages import (
     validated,
 )
 from tests.consumers import Consuming, consuming
+from tests.tallies import tally
 from tests.waiting import until
 
 STEPS = [
@@ -138,7 +139,8 @@ def test_random_kills_under_a_steady_writer(root: Consuming) -> None:
     settled(root, events)
     # They died at work, and not before it.
     assert len(reached) > kills // 6
-    print(f"{kills} kills, {len(events)} events, {len(expected(events))} annotations")
+    note = f"{len(events)} events, {len(expected(events))} annotations"
+    tally("SIGKILL of the consumer", kills, "the tree is that of the events", note)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from supervisor import processes
 from supervisor.control.client import ClientError, UnreachableError
 from tests.installations import Installation
 from tests.shims import read
+from tests.tallies import tally
 from tests.waiting import until
 
 #: How many random kills; `make soak` sets many more.
@@ -98,7 +99,8 @@ def test_random_kills(server: Installation) -> None:
         server.kill()
     server.start()
     judge(server, acknowledged, asked)
-    print(f"{KILLS} kills, {len(acknowledged)} acknowledged of {len(asked)} submits, {len(ledger(server))} runs")
+    note = f"{len(acknowledged)} acknowledged of {len(asked)} submits, {len(ledger(server))} runs"
+    tally("SIGKILL of the daemon", KILLS, "every acknowledged job ran, and none twice", note)
 
 
 def test_killed_between_launch_and_anything_else(server: Installation) -> None:
@@ -186,6 +188,39 @@ def test_an_intent_outlives_the_daemon(server: Installation) -> None:
     assert read(server.attempt(number).request)["intent"] == "stop"
 
 
+#: Ends well when it finds the file, and writes down each time that it is asked to end.
+LISTENS = "trap 'echo termed >> ledger' TERM; touch ready; while test ! -e go; do sleep 0.05; done"
+
+
+def test_what_was_not_committed_was_not_asked(server: Installation) -> None:
+    """Killed right before the commit: nothing has been asked, and the run has heard nothing."""
+    server.start("store.request.before-commit=1:kill")
+    number = server.submit(LISTENS)
+    until((server.folder / "ready").exists, "the run is ready")
+    with pytest.raises(UnreachableError):
+        server.client.post(f"/v1/jobs/{number}/stop")
+    assert server.daemon is not None
+    server.daemon.wait()
+    server.start()
+    (server.folder / "go").touch()
+    assert server.wait(number)["state"] == "succeeded"
+    assert ledger(server) == []
+    assert read(server.attempt(number).exit)["stop_requested"] is None
+
+
+def test_a_daemon_that_is_stopped_leaves_its_runs_alone(server: Installation) -> None:
+    server.start()
+    number = server.submit(LISTENS)
+    until((server.folder / "ready").exists, "the run is ready")
+    assert server.wait(number, "running")
+    assert server.stop() == 0
+    server.start()
+    (server.folder / "go").touch()
+    job = server.wait(number)
+    assert (job["state"], len(job["attempts"])) == ("succeeded", 1)
+    assert ledger(server) == []
+
+
 def test_the_grace_ends_though_the_shim_is_gone(server: Installation) -> None:
     server.start()
     number = server.submit("trap '' TERM; touch ready; while :; do sleep 0.05; done")
@@ -226,7 +261,8 @@ def test_a_decoy_with_a_reused_pid_lives(server: Installation) -> None:
     assert (job["state"], job["cause"]) == ("failed", "lost:shim")
 
 
-def test_a_restored_database_does_not_take_anothers_device(server: Installation) -> None:
+@pytest.mark.parametrize("shim", [True, False], ids=["with its shim", "without its shim"])
+def test_a_restored_database_does_not_take_anothers_device(server: Installation, *, shim: bool) -> None:
     """The database is restored from before a run that still goes on: its device is not handed out a second time."""
     server.start()
     assert server.stop() == 0
@@ -235,6 +271,8 @@ def test_a_restored_database_does_not_take_anothers_device(server: Installation)
     first = server.submit("touch running; while test -e running; do sleep 0.05; done", devices=1)
     until((server.folder / "running").exists, "the run has begun")
     server.kill()
+    if not shim:
+        os.kill(read(server.attempt(first).state)["shim"]["pid"], signal.SIGKILL)
     for name in server.layout.state.glob("jobs.sqlite*"):
         name.unlink()
     shutil.copy(server.folder / "backup.sqlite", server.layout.database)

@@ -15,6 +15,7 @@ from azaion.annotations.quarantine import Quarantine
 from azaion.annotations.stream import Message
 from tests.annotation_messages import Event, created, deleted, edited, expected, found, messages, validated
 from tests.consumers import Consuming, consuming
+from tests.tallies import tally
 from tests.waiting import until
 
 #: Between them, tried again, these reach every step: new files, a move, a deletion, and one that stays.
@@ -180,3 +181,4 @@ def test_random_kills(root: Consuming) -> None:
     # They came after everything, so that what was deleted before is created anew.
     assert found(root.layout) == expected([*sent, *late])
     assert list(root.layout.quarantine.iterdir()) == []
+    tally("SIGKILL of the consumer while it retries", 8, "each message counts once, at its own place")

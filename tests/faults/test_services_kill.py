@@ -13,6 +13,7 @@ from supervisor.control.client import ClientError
 from tests.installations import Installation
 from tests.services import declare, keeper, newest, record, shown, starts
 from tests.shims import read
+from tests.tallies import tally
 from tests.waiting import until
 
 KILLS = int(os.environ.get("AZAION_KILLS", "60")) // 4
@@ -176,4 +177,5 @@ def test_random_kills(server: Installation) -> None:
         once(server, name)
     if jobs:
         assert set((server.folder / "seen").read_text().split()) == {"alone"}
-    print(f"{KILLS} kills, {len(jobs)} jobs, {len(starts(server, 'web'))} and {len(starts(server, 'model'))} starts")
+    note = f"{len(jobs)} jobs, {len(starts(server, 'web'))} and {len(starts(server, 'model'))} starts"
+    tally("SIGKILL of the daemon around services", KILLS, "no service runs twice, or beside a job on the GPU", note)

@@ -51,6 +51,7 @@ from tests.annotation_messages import (
 from tests.brokers import Broker, Publication, Retention, broker
 from tests.consumers import Streaming, decide, streaming
 from tests.proxies import Proxy
+from tests.tallies import tally
 from tests.waiting import until
 
 STEPS = [
@@ -557,11 +558,13 @@ def test_random_faults_under_a_steady_publisher() -> None:
         assert all("image" in why["reason"] for why in others.values())
         # They died at work, and not before it.
         assert len(soak.reached) > count // 20
-        print(
-            f"{dict(soak.faults)} in {time.monotonic() - began:.0f} s; {len(root.events)} events, {end} messages, "
+        note = (
+            f"in {time.monotonic() - began:.0f} s; {len(root.events)} events, {end} messages, "
             f"{publisher.repeated} groups published again, {len(expected(root.events))} annotations, "
             f"{len(bad)} + {len(others)} in quarantine, {len(soak.reached)} offsets reached"
         )
+        for fault, times in soak.faults.items():
+            tally(f"stream: {fault}", times, "the tree is that of the stream", note)
 
 
 # Any source at all, against a model.

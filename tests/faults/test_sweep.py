@@ -31,6 +31,7 @@ from tests.annotation_messages import (
 )
 from tests.consumers import consuming
 from tests.installations import Installation, installation
+from tests.tallies import tally
 from tests.training_runs import World, epochs_done
 from tests.waiting import until
 
@@ -100,7 +101,7 @@ def answers(server: Installation, daemon: subprocess.Popen[bytes]) -> bool:
 
 @pytest.mark.timeout(3600)
 def test_the_daemon_at_every_step() -> None:
-    for number in deaths(17):
+    for tried, number in enumerate(deaths(17)):
         with installation() as server:
             daemon = server.launch(f"*={number}:kill")
             person = Person(server)
@@ -108,6 +109,7 @@ def test_the_daemon_at_every_step() -> None:
             person.story()
             if answers(server, daemon):
                 assert number > STORY, "the story has become too short to show anything"
+                tally("death of the daemon at a durable step", tried, "what was acknowledged has happened, once")
                 return
             assert daemon.returncode == -signal.SIGKILL
             server.start()
@@ -141,7 +143,7 @@ def test_the_consumer_at_every_step() -> None:
         *(created("a", 1), created("b", 2, VALIDATOR), created("c", 3, OPERATOR)),
         *(validated("a", "x"), edited("b", 4, OPERATOR, ".png"), deleted("c", "y"), created("y", 5)),
     ]
-    for number in deaths(17):
+    for tried, number in enumerate(deaths(17)):
         with consuming() as root:
             root.send(events[:3])
             process = root.start(f"*={number}:kill")
@@ -151,6 +153,7 @@ def test_the_consumer_at_every_step() -> None:
             root.gone_or_at(process, root.spool.end())
             if process.poll() is None:
                 assert number > STORY
+                tally("death of the consumer at a durable step", tried, "the tree is that of the events")
                 return
             assert process.returncode == -signal.SIGKILL
             process = root.start()
@@ -164,11 +167,12 @@ def test_the_consumer_at_every_step() -> None:
 @pytest.mark.train
 @pytest.mark.timeout(3600)
 def test_a_training_at_every_step(tmp_path: Path) -> None:
-    for number in deaths(40):
+    for tried, number in enumerate(deaths(40)):
         world = World(tmp_path / str(number))
         ending = world.finish(world.file(1), AZAION_FAILPOINTS=f"*={number}:kill")
         if ending.code == ExitCode.SUCCEEDED:
             assert number > STORY
+            tally("death of a training at a durable step", tried, "it goes on from its last epoch; one model")
             return
         assert ending.code == -signal.SIGKILL, ending.log
         done = len(epochs_done(world.job.attempt(1)))

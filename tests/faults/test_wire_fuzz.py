@@ -26,6 +26,7 @@ from azaion.annotations import amqp, wire
 from azaion.annotations.errors import BadMessageError
 from azaion.annotations.message import decode
 from azaion.annotations.wire import Chunk, ChunkError
+from tests.tallies import tally
 
 CASES: Final = int(os.environ.get("AZAION_FUZZ", "20000"))
 #: What the allocator may keep, whatever the number of cases.
@@ -223,9 +224,8 @@ def test_random_messages_end_in_one_of_two_errors() -> None:
             ends[f"{case.__name__}: read"] += 1
         if number in {CASES // 2, CASES - 1}:
             used.append(resident_kib())
-    print(
-        f"{CASES} cases in {time.monotonic() - began:.1f} s; peak {peak_kib() >> 10} MiB; {dict(sorted(ends.items()))}"
-    )
     assert used[-1] - used[0] < GROWTH_KIB
     assert peak_kib() < bound
     assert len(ends) == 6 or CASES < 1000, "each kind should be read sometimes, and refused sometimes"
+    note = f"{time.monotonic() - began:.1f} s; peak {peak_kib() >> 10} MiB; {dict(sorted(ends.items()))}"
+    tally("hostile messages and chunks", CASES, "read or refused, in bounded memory", note)

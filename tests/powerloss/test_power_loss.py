@@ -28,6 +28,7 @@ from tests.installations import Installation
 from tests.powerloss.disk import Disk, State
 from tests.powerloss.runs import BAD, HELD, STORY, WEIGHTS, layout_of, replay
 from tests.powerloss.trace import Call, strace, traced
+from tests.tallies import tally
 
 CODE = Path(__file__).parents[2]
 SEED = int(os.environ.get("AZAION_SEED", time.time_ns() % 1_000_000))
@@ -172,18 +173,21 @@ CHECKS: dict[str, tuple[int, Callable[[Path, State, list[str]], None]]] = {
 }
 
 
-def try_states(recording: Recording, disk: Disk, run: str, count: int) -> None:
-    """Check so many states of what the disk saw of a run."""
+def try_states(recording: Recording, disk: Disk, run: str, count: int) -> int:
+    """Check so many states of what the disk saw of a run; returns how many there were."""
     _, check = CHECKS[run]
+    tried = 0
     with closing(after_a_cut(disk, recording.folder, count)) as states:
-        for state, told in states:
+        for tried, (state, told) in enumerate(states, 1):  # noqa: B007 - it is returned
             check(recording.folder, state, told)
+    return tried
 
 
 @pytest.mark.parametrize("run", CHECKS)
 def test_the_power_may_be_cut_at_any_moment(recordings: Callable[[str], Recording], run: str) -> None:
-    recording, (count, _) = recordings(run), CHECKS[run]
-    try_states(recording, recording.disk(), run, count * int(os.environ.get("AZAION_POWER", "1")))
+    recording, (count, check) = recordings(run), CHECKS[run]
+    tried = try_states(recording, recording.disk(), run, count * int(os.environ.get("AZAION_POWER", "1")))
+    tally(f"state of the disk after a power cut: {run}", tried, check.__name__.replace("_", " "))
 
 
 def of_folders(call: Call) -> bool:
