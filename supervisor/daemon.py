@@ -4,10 +4,12 @@ import argparse
 import asyncio
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -63,6 +65,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="a rendered config.yaml (default: from .env)")
     parser.add_argument("--version", action="version", version=f"azaiond {__version__}")
     arguments = parser.parse_args()
+    _leave_no_memory()
     try:
         settings = configuration(arguments.config)
         declared = declarations.read(settings.daemon.declarations, required=settings.declarations_required)
@@ -91,6 +94,16 @@ def main() -> None:
         if unknown is not None:
             raise
         _give_up(known.exceptions if known is not None else [])
+
+
+def _leave_no_memory() -> None:
+    """Have no core dump written of us and of what we start: it would bring secrets to the disk.
+
+    A job that wants one may allow it again.
+    """
+    # Where systemd forbids to change limits, the unit has set this one.
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _give_up(errors: Sequence[Exception]) -> NoReturn:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from azaion import config, models
+from azaion import config, models, promotions
 from azaion.annotations import offset as offsets
 from azaion.annotations.spool import Spool
 from azaion.errors import AzaionError
@@ -140,6 +140,7 @@ def the_model_in_use_is_whole_and_the_one_that_was_told(folder: Path, _: State, 
     used = next((key for key, data in WEIGHTS.items() if data == weights), None)
     assert (used is None) is (weights is None)
     assert used in order[len(told) : len(told) + 2]
+    promotions.read(layout)
     for model in models.load_all(layout):
         assert not models.damage(model)
 
@@ -156,6 +157,7 @@ def a_job_that_was_acknowledged_ends_and_stays_as_it_was_told(folder: Path, stat
         wanted: dict[int, str | None] = {}
         for each in map(json.loads, told):
             wanted[each["job"]] = each.get("state")
+        assert wanted.keys() <= {job["id"] for job in server.client.get("/v1/jobs")}
         for number, was in wanted.items():
             # One is held until somebody cancels it.
             job = server.job(number) if number == HELD else server.wait(number)

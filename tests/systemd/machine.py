@@ -109,7 +109,7 @@ class Machine:
         """Switch it on, and wait until its daemon serves."""
         (self.folder / "console.log").write_bytes(b"")
         hierarchy = "unified" if (_GROUPS / "cgroup.controllers").exists() else "mixed"
-        self._groups = list(_make_groups())
+        self._groups = list(_make_groups(f"azaion-test-{self.folder.name}"))
         enter = 'groups=$1; shift; for each in $groups; do echo $$ >"$each/cgroup.procs"; done; exec "$@"'
         boot = ["bash", str(CODE / "tests/systemd/boot.sh"), str(self.folder), hierarchy, sys.prefix, str(CODE)]
         boot += ["bare"] if self.bare else []
@@ -295,9 +295,8 @@ class Machine:
         return {who: state[who] for who in ("shim", "child")}
 
 
-def _make_groups() -> Iterator[Path]:
+def _make_groups(name: str) -> Iterator[Path]:
     """One control group in each hierarchy of the machine's, for the server to have as its root."""
-    name = f"azaion-test-{os.getpid()}"
     for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
         mount = _GROUPS / (controllers.removeprefix("name=") or "unified")

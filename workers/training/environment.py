@@ -20,6 +20,8 @@ _FONTS = ("Arial.ttf", "Arial.Unicode.ttf")
 def prepare(run: RunFolder) -> None:
     """Set the environment. Must come before the first import of torch, ultralytics or matplotlib."""
     cache = run.cache
+    # First: who only makes folders leaves their names, and so what is saved below them, to a power loss.
+    files.make_folder(run.weights)
     # Left by an attempt that was killed.
     files.remove_tree(cache / "tmp")
     for folder in (run.path, run.train):
@@ -50,7 +52,6 @@ def prepare(run: RunFolder) -> None:
     if len(str(cache / "tmp")) <= _LONGEST_TEMPORARY_FOLDER:
         os.environ["TMPDIR"] = tempfile.tempdir = str(cache / "tmp")
     _lay_out_fonts(cache / "ultralytics" / "Ultralytics")
-    files.make_folder(run.weights)
     os.chdir(run.path)
 
 
