@@ -21,7 +21,7 @@ STRACE := $(VENV)/strace
 # COVERAGE=1 counts which lines the tests run, in every process that they start, which takes longer.
 COVER := $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
-.PHONY: help demo picture pictures test test-gpu lint format bench soak install uninstall lock clean
+.PHONY: help demo picture pictures test test-gpu lint format bench soak mutants install uninstall lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ bench: $(DEV) ## the figures of docs/performance.md
 soak: $(DEV) $(STRACE) ## random kills, power cuts, a death at every durable step, hostile messages and simulated queues, for an hour and more (KILLS=5000); AZAION_SEED=N replays one
 	AZAION_KILLS=$(KILLS) AZAION_SWEEP=1 AZAION_FUZZ=1000000 AZAION_SIMULATIONS=10000 AZAION_POWER=20 \
 	  $(BIN)/python -m pytest tests/faults tests/powerloss tests/unit/test_{simulation,health,alerts}.py -s -k "random or power or simulation or storm or every_step" --override-ini timeout=0
+
+mutants: $(DEV) $(STRACE) ## break each promise on purpose, one after the other, and see that the tests notice (some minutes)
+	AZAION_MUTANTS=all $(BIN)/python -m pytest tests/mutants --override-ini timeout=0
 
 install: ## make a server of this machine, as root; again to upgrade it (ENV=FILE, INSTALL="--environment DIR"); see docs/deployment.md
 	@PYTHONPATH=. $(PYTHON) -B -m supervisor.ctl install . $(if $(ENV),--env-file $(abspath $(ENV))) $(INSTALL)
