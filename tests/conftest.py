@@ -15,6 +15,8 @@ from tests.trained_models import Trained, train
 # A busy machine is no failure; one that is, is printed so that it can be replayed.
 hypothesis.settings.register_profile("house", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("house")
+# For tests/mutants: that something is found is enough, and its smallest example takes minutes.
+hypothesis.settings.register_profile("any-example", deadline=None, phases=(hypothesis.Phase.generate,))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import socket
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -39,8 +40,12 @@ class _Connection(http.client.HTTPConnection):
         if len(os.fsencode(self._path)) > _MAX_SOCKET_BYTES:
             raise UnreachableError(f"{self._path} is too long for a socket, which may have {_MAX_SOCKET_BYTES} bytes")
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
+        if self.timeout is not None:
+            # While others wait we wait behind them. Python's own timeout would have the kernel refuse us at once.
+            limit = struct.pack("ll", int(self.timeout), int(self.timeout % 1 * 1e6))
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         self.sock.connect(str(self._path))
+        self.sock.settimeout(self.timeout)
 
 
 def find_socket(given: Path | None) -> Path:
@@ -148,6 +153,10 @@ class Client:
         except PermissionError:
             raise UnreachableError(
                 f"you may not open {self.path}: ask to be put into the group that owns it",
+            ) from None
+        except BlockingIOError:
+            raise UnreachableError(
+                f"azaiond at {self.path} has taken no call for {timeout:g} s, and too many wait: look at its log"
             ) from None
         except (OSError, http.client.HTTPException) as error:
             raise UnreachableError(f"azaiond at {self.path} went away: {str(error) or type(error).__name__}") from None

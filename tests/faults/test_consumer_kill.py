@@ -96,6 +96,28 @@ def test_killed_at_a_step(root: Consuming, step: str, nth: int) -> None:
     assert len(quarantined(root.layout)) == bad
 
 
+@pytest.mark.parametrize(
+    ("half_done", "more"),
+    [
+        (edited("a", 2, VALIDATOR), deleted("a")),
+        (edited("a", 2, OPERATOR, ".png"), edited("a", 3, OPERATOR, ".bmp")),
+    ],
+    ids=["moved", "replaced"],
+)
+def test_what_was_half_done_is_taken_together_with_what_came_since(
+    root: Consuming, half_done: Event, more: Event
+) -> None:
+    """The record tells where its files were before; where a death has left them neither it nor the new files' place."""
+    process = root.start("store.files.settled=2:kill")
+    events = [created("a", 1), half_done, more]
+    root.send(events[:1])
+    root.consumed(process)
+    root.send(events[1:2])
+    assert process.wait(10) == -signal.SIGKILL
+    root.send(events[2:])
+    settled(root, events)
+
+
 @pytest.mark.timeout(300)
 def test_random_kills_under_a_steady_writer(root: Consuming) -> None:
     """AZAION_SEED replays a failure, AZAION_KILLS sets how many."""

@@ -3,21 +3,27 @@
 import grp
 import json
 import os
+import pickle
 import resource
 import secrets
+import socket
+import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from azaion.annotations.errors import AnnotationError
 from azaion.annotations.spool import Spool
+from azaion.progress import ExitCode
 from azaion.settings import VARIABLES
 from supervisor.control.client import ClientError
 from tests.annotation_messages import created, expected, found, quarantined
 from tests.consumers import consuming
 from tests.installations import Installation
 from tests.services import declare, shown
+from tests.training_runs import World
 from tests.waiting import until
 
 #: Others, in no group of ours.
@@ -147,6 +153,30 @@ def test_administrators_are_those_of_the_group_whichever_else_they_are_in(server
     assert server.job(1)["owner"] == "nobody"
 
 
+class Trap:
+    """Whoever unpickles it runs a command."""
+
+    def __init__(self, sprung: Path) -> None:
+        self._sprung = sprung
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self._sprung}",)
+
+
+@pytest.mark.train
+def test_a_model_from_elsewhere_runs_no_code(tmp_path: Path) -> None:
+    """Weights are pickles. Of those that we have not made ourselves only tensors are taken."""
+    sprung, model = tmp_path / "sprung", tmp_path / "theirs.pt"
+    with zipfile.ZipFile(model, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"model": Trap(sprung)}, protocol=2))
+        archive.writestr("archive/version", "3\n")
+        archive.writestr("archive/byteorder", "little")
+    world = World(tmp_path / "world")
+    ending = world.finish(world.file(1, model=str(model)))
+    assert not sprung.exists()
+    assert ending.code == ExitCode.NO_INPUT, ending.log
+
+
 def test_links_lead_nowhere() -> None:
     """Somebody who may write there puts links to what is not theirs among messages and annotations."""
     with consuming() as root:
@@ -180,3 +210,42 @@ def test_a_link_in_the_place_of_a_file_of_the_spool_is_refused(name: str, tmp_pa
         Spool(spool).append([(10, b"x")])
     assert theirs.read_text() == "1"
     assert not list(spool.glob("*.msg"))
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_callers_that_mean_no_good_cost_little(server: Installation) -> None:
+    """Whoever may look: silent ones, ones that never listen, and ones that never come to an end."""
+    server.start()
+    assert server.daemon is not None
+    before = resident(server.daemon.pid)
+    with ExitStack() as held:
+
+        def call(said: bytes = b"") -> socket.socket:
+            caller = held.enter_context(socket.socket(socket.AF_UNIX))
+            caller.connect(str(server.layout.socket))
+            caller.sendall(said)
+            return caller
+
+        for _ in range(300):
+            call()
+        for _ in range(20):
+            call(b"GET /v1/events?follow=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        for said in (
+            b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000000\r\n\r\n",
+            b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n10000000\r\n",
+            b"GET /",
+            b"GET / HTTP/1.1\r\nx: ",
+        ):
+            endless = call(said)
+            endless.settimeout(1.0)
+            # The daemon hangs up, reads no more, or throws it away.
+            with suppress(OSError):
+                endless.sendall(b"x" * (64 << 20))
+        for number in range(100):
+            server.submit("true", name=f"{number}{'x' * 60}", hold=True)
+        assert server.wait(server.submit("true"), limit_s=10)["state"] == "succeeded"
+        assert resident(server.daemon.pid) - before < 24 << 20

@@ -133,10 +133,10 @@ def test_killed_between_start_and_record_the_run_happened_once_and_counts_as_los
 
 
 def test_killed_later_the_run_goes_on_and_keeps_the_lock(tmp_path: Path) -> None:
-    folder = attempt(tmp_path / "1", ["sh", "-c", "read line < fifo; touch ran"])
+    folder = attempt(tmp_path / "1", ["sh", "-c", "touch begun; read line < fifo; touch ran"])
     os.mkfifo(folder.path / "fifo")
     shim = start(folder)
-    until(folder.state.exists, "the start is recorded")
+    until((folder.path / "begun").exists, "the run has begun")
     child = child_of(folder)
     shim.kill()
     shim.wait()

@@ -5,6 +5,7 @@ Each is a patch beside this file. Its text says what is wrong, which promise of 
 patch is for makes the patch anew, as with `diff -u`.
 """
 
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +38,15 @@ class Mutant:
         return self.patch.stem
 
     def apply(self, root: Path) -> None:
-        """Break the copy of the code below ``root``; no repository must lie around it.
+        """Break the copy of the code below ``root``.
 
         Raises:
             MutantError: what it changes does not stand there.
         """
         command = ["git", "apply", str(self.patch)]
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        # In a repository around it git would take the copy for a part of that, and change nothing.
+        environment = {"PATH": os.environ["PATH"], "GIT_CEILING_DIRECTORIES": str(root.parent)}
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise MutantError(f"{self.patch} does not fit the code any more; make it anew: {done.stderr}")
 

@@ -39,7 +39,18 @@ def run(root: Path, tests: Sequence[str], **more: str) -> subprocess.CompletedPr
     """Run tests of a copy, as a person would who has that copy and nothing set."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AZAION_", "PYTEST_", "COV_"))}
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "--hypothesis-profile",
+            "any-example",
+            *tests,
+        ],
         cwd=root,
         env=clean | {"PYTHONPATH": str(root)} | more,
         capture_output=True,

@@ -1,12 +1,17 @@
 """Where the command line looks for its daemon."""
 
+import errno
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from azaion import layout
 from supervisor.control import client
-from supervisor.control.client import find_socket
+from supervisor.control.client import Client, UnreachableError, find_socket
 
 CLIENT_SOCKET = client.SYSTEM_SOCKET
 
@@ -55,3 +60,41 @@ def test_an_installed_daemon_is_found_without_any_setting() -> None:
 def test_a_file_that_is_no_text_is_no_help() -> None:
     Path(".env").write_bytes(b"\xff\xfe\x00")
     assert find_socket(None) == client.SYSTEM_SOCKET
+
+
+@pytest.fixture
+def crowded() -> Iterator[socket.socket]:
+    """A daemon that takes no calls, with as many waiting as may. In the current folder, for paths are limited."""
+    with ExitStack() as held:
+        daemon = held.enter_context(socket.socket(socket.AF_UNIX))
+        daemon.bind("crowded")
+        daemon.listen(2)
+        full = False
+        while not full:
+            caller = held.enter_context(socket.socket(socket.AF_UNIX))
+            caller.setblocking(False)
+            full = caller.connect_ex("crowded") == errno.EAGAIN
+        yield daemon
+
+
+def test_who_comes_last_waits_until_the_others_have_been_taken(crowded: socket.socket) -> None:
+    def take() -> None:
+        with ExitStack() as held:
+            asked = b""
+            while not asked:
+                caller = held.enter_context(crowded.accept()[0])
+                caller.settimeout(0.05)
+                with suppress(TimeoutError):
+                    asked = caller.recv(1000)
+            caller.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    taking = threading.Timer(0.2, take)
+    taking.start()
+    assert Client(Path("crowded")).get("/", timeout=10.0) == {}
+    taking.join()
+
+
+@pytest.mark.usefixtures("crowded")
+def test_a_daemon_that_takes_nobody_is_told_in_time() -> None:
+    with pytest.raises(UnreachableError, match=r"no call for 0.2 s"):
+        Client(Path("crowded")).get("/", timeout=0.2)
