@@ -68,6 +68,8 @@ def test_one_that_dies_is_started_again_also_when_the_daemon_was_away(server: In
     server.start()
     first = shown(server, "web", "ready")["pid"]
     assert shown(server, "once", "stopped")["why"] == "ended with 0, and is not started again (restart: on-failure)"
+    # It counts its starts itself, and runs from the moment in which it is shown.
+    until(lambda: len(starts(server, "web")) == 1, "it has counted its start")
     os.kill(first, signal.SIGKILL)
     until(lambda: len(starts(server, "web")) == 2, "it is started again")
     until(lambda: events(server, "service-ended"), "an event tells it")
