@@ -61,6 +61,8 @@ class Installation:
         self.code = Path(__file__).parents[1]
         self.client = Client(self.layout.socket)
         self.daemon: subprocess.Popen[bytes] | None = None
+        #: What the daemon alone gets.
+        self.preloaded: dict[str, str] = {}
 
     def environment(self, **more: str) -> dict[str, str]:
         """Nothing of the tester's own settings reaches the installation."""
@@ -74,7 +76,7 @@ class Installation:
             self.daemon = subprocess.Popen(
                 [sys.executable, "-m", "supervisor.daemon"],
                 cwd=self.folder,
-                env=self.environment(AZAION_FAILPOINTS=failpoints, PYTHONPATH=str(self.code)),
+                env=self.environment(AZAION_FAILPOINTS=failpoints, PYTHONPATH=str(self.code), **self.preloaded),
                 stderr=log,
                 start_new_session=True,
             )

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 
 #: The file that `python -m benchmarks.reliability` reads.
 VARIABLE = "AZAION_TALLY"
@@ -17,7 +18,15 @@ def tally(fault: str, times: int, held: str, note: str = "") -> None:
         note: what there was of it this time.
     """
     print(f"{times} x {fault}{': ' if note else ''}{note}")
+    _note({"fault": fault, "times": times, "held": held})
+
+
+def measured(what: str, values_ms: Sequence[float]) -> None:
+    """Note how long something took each time, in milliseconds."""
+    _note({"what": what, "ms": list(values_ms)})
+
+
+def _note(what: Mapping[str, object]) -> None:
     if path := os.environ.get(VARIABLE):
-        line = json.dumps({"fault": fault, "times": times, "held": held})
         with open(path, "a", encoding="utf-8") as stream:  # noqa: PTH123 - one write, from any process
-            stream.write(f"{line}\n")
+            stream.write(f"{json.dumps(what)}\n")

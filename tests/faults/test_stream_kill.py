@@ -7,21 +7,17 @@ import random
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
-from rstream.connection import ConnectionClosed
-from rstream.exceptions import ClientError, ServerError
 
 from azaion import backoff, failpoints, files
 from azaion.annotations import consumer as consumers
@@ -35,7 +31,6 @@ from azaion.annotations.stream import Batch, Choice, Lag
 from azaion.layout import Layout
 from tests import annotation_trees
 from tests.annotation_messages import (
-    CREATED,
     OPERATOR,
     VALIDATOR,
     Event,
@@ -48,9 +43,10 @@ from tests.annotation_messages import (
     quarantined,
     validated,
 )
-from tests.brokers import Broker, Publication, Retention, broker
+from tests.brokers import Broker, Retention, broker
 from tests.consumers import Streaming, decide, streaming
 from tests.proxies import Proxy
+from tests.publishers import Publisher
 from tests.tallies import tally
 from tests.waiting import until
 
@@ -400,81 +396,6 @@ def test_asked_to_end_while_a_dataset_is_taken(root: Streaming) -> None:
 # Whatever dies when.
 
 
-class Publisher:
-    """Publishes without end, as the platform does from its outbox: what was not confirmed in time is published again.
-
-    The events of a group have names of their own. So one that comes twice, or at first in part, ends in the same tree.
-    """
-
-    def __init__(self, root: Streaming, seed: int) -> None:
-        self._root = root
-        self._dice = random.Random(seed)
-        self._names = [f"n-{number}" for number in range(60)]
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._publish)
-        self.bad: list[bytes] = []
-        self.repeated = 0
-        self.problem: BaseException | None = None
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _publish(self) -> None:
-        try:
-            while not self._ended.is_set():
-                self._publish_group()
-        except BaseException as problem:  # noqa: BLE001 - for the test to raise
-            self.problem = problem
-
-    def _publish_group(self) -> None:
-        dice = self._dice
-        events = self._group()
-        bad = [b"nonsense %d" % len(self.bad)] if dice.random() < 0.1 else []
-        publications: list[Publication] = [(event.status, event.body) for event in events]
-        publications += [(CREATED, body) for body in bad]
-        sub_batch = dice.choice([None, "none", "gzip"])
-        while not asyncio.run(self._confirmed(publications, sub_batch)):
-            self.repeated += 1
-        self._root.events += events
-        self.bad += bad
-
-    async def _confirmed(self, publications: list[Publication], sub_batch: str | None) -> bool:
-        rabbit, stream = self._root.rabbit, self._root.stream
-        try:
-            async with asyncio.timeout(2):
-                await rabbit.apublish(publications, stream=stream, sub_batch=sub_batch)
-        except (OSError, TimeoutError, ConnectionClosed, ClientError, ServerError, AssertionError):
-            await asyncio.sleep(0.1)
-            return False
-        return True
-
-    def _group(self) -> list[Event]:
-        dice = self._dice
-        names = iter(dice.sample(self._names, len(self._names)))
-        number = len(self._root.events)
-        events = []
-        for _ in range(dice.choice([1, 1, 3, 15])):
-            role, extension = dice.choice([OPERATOR, VALIDATOR]), dice.choice([".jpg", ".png", ".bmp"])
-            make: Callable[[], Event] = dice.choice(
-                [
-                    lambda: created(next(names), number, role, extension),  # noqa: B023 - called at once
-                    lambda: created(next(names), number, role, extension),  # noqa: B023
-                    lambda: edited(next(names), number, role, extension, kind=number % 9),  # noqa: B023
-                    lambda: edited(next(names), None, role, kind=number % 9),  # noqa: B023
-                    lambda: validated(next(names), next(names), next(names)),
-                    lambda: deleted(next(names)),
-                ]
-            )
-            events.append(make())
-            number += 1
-        return events
-
-
 class Soak:
     """A broker behind a proxy, its publisher, one consumer after the other, and what befalls them."""
 
@@ -541,7 +462,7 @@ def test_random_faults_under_a_steady_publisher() -> None:
         proxy.upstream = (rabbit.host, rabbit.port)
         root = held.enter_context(streaming(rabbit, rabbit.stream, address=proxy.address, heartbeat_s=1))
         soak = Soak(root, proxy, dice)
-        with Publisher(root, seed) as publisher:
+        with Publisher(rabbit, root.stream, root.events, seed) as publisher:
             for _ in range(count):
                 soak.befall()
                 assert publisher.problem is None
