@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 KILLS ?= 5000
+SOAK_S ?= 600
+SOAK_ROUNDS ?= 6
 UV := $(VENV)/lock/bin/uv
 TRAIN := $(VENV)/.train
 DEV := $(VENV)/.dev
@@ -57,9 +59,9 @@ format: $(DEV) ## put every file into ruff's format
 bench: $(DEV) ## the figures of docs/performance.md
 	$(BIN)/python -m benchmarks
 
-soak: $(DEV) $(STRACE) ## random kills, power cuts, a death at every durable step, hostile messages and simulated queues, for an hour and more (KILLS=5000); AZAION_SEED=N replays one
-	AZAION_KILLS=$(KILLS) AZAION_SWEEP=1 AZAION_FUZZ=1000000 AZAION_SIMULATIONS=10000 AZAION_POWER=20 \
-	  $(BIN)/python -m pytest tests/faults tests/powerloss tests/unit/test_{simulation,health,alerts}.py -s -k "random or power or simulation or storm or every_step" --override-ini timeout=0
+soak: $(DEV) $(STRACE) $(RABBITMQ) ## everything at once (SOAK_S=600 seconds, SOAK_ROUNDS=6 times), then random kills, power cuts, a death at every durable step, hostile input and simulated queues (KILLS=5000): hours; AZAION_SEED=N replays one
+	AZAION_SOAK_S=$(SOAK_S) AZAION_SOAK_ROUNDS=$(SOAK_ROUNDS) AZAION_KILLS=$(KILLS) AZAION_SWEEP=1 AZAION_FUZZ=1000000 AZAION_SIMULATIONS=10000 AZAION_POWER=20 \
+	  $(BIN)/python -m pytest tests/soak tests/faults tests/powerloss tests/unit/test_{simulation,health,alerts}.py -s -k "random or power or simulation or storm or every_step or anything" --override-ini timeout=0
 
 mutants: $(DEV) $(STRACE) ## break each promise on purpose, one after the other, and see that the tests notice (some minutes)
 	AZAION_MUTANTS=all $(BIN)/python -m pytest tests/mutants --override-ini timeout=0

@@ -28,10 +28,12 @@ CODE: Final = Path(__file__).parents[1]
 PAGE: Final = CODE / "docs" / "reliability.md"
 BEGIN: Final = "<!-- figures: python -m benchmarks.reliability --write -->"
 END: Final = "<!-- end of figures -->"
-TESTS: Final = ("tests/faults", "tests/powerloss", "tests/unit/test_simulation.py")
+TESTS: Final = ("tests/soak", "tests/faults", "tests/powerloss", "tests/unit/test_simulation.py")
 WHICH: Final = "random or power or simulation or anything or every_step"
 #: As `make soak` has it.
 FULL: Final = {
+    "AZAION_SOAK_S": "600",
+    "AZAION_SOAK_ROUNDS": "6",
     "AZAION_KILLS": "5000",
     "AZAION_SWEEP": "1",
     "AZAION_FUZZ": "1000000",
@@ -73,19 +75,25 @@ def faults(scale: dict[str, str]) -> str | None:
             return None
         lines = [json.loads(line) for line in tallies.read_text(encoding="utf-8").splitlines()]
     found: defaultdict[tuple[str, str], int] = defaultdict(int)
+    took: defaultdict[str, list[float]] = defaultdict(list)
     for line in lines:
-        found[line["fault"], line["held"]] += line["times"]
+        if "what" in line:
+            took[line["what"]] += line["ms"]
+        else:
+            found[line["fault"], line["held"]] += line["times"]
     rows = [f"| {fault} | {times:,} | {held} | 0 |" for (fault, held), times in sorted(found.items())]
-    return "\n".join(["| What was done | Times | What was held against it | Violations |", "|---|---|---|---|", *rows])
+    told = ["| What was done | Times | What was held against it | Violations |", "|---|---|---|---|", *rows]
+    figures = [Figure(name=what, values=tuple(values), goal="") for what, values in sorted(took.items())]
+    return "\n".join([*told, "", "While all of it went on at once, with other tests beside it:", "", _table(figures)])
 
 
 def times() -> str:
-    """What an interruption costs, as a table."""
+    """What an interruption costs where nothing else happens, as a table."""
     with installation() as server:
         server.layout.state.mkdir()
         server.start()
         figures = [daemon.readoption(server, 20)]
-    return _table([*figures, *restarts(10)])
+    return f"Where nothing else happens:\n\n{_table([*figures, *restarts(10)])}"
 
 
 def restarts(runs: int) -> list[Figure]:

@@ -252,7 +252,9 @@ async def serve(
             tasks = [group.create_task(room) for room in rooms]
             await stopping.wait()
             notifier.stopping()
-            _log.info("stopping; the runs and the services go on")
+            _log.info(
+                "stopping; the runs and the services go on" + (" until the container ends" if in_container() else "")
+            )
             for task in tasks:
                 task.cancel()
         store.note("daemon-stopped", f"pid {os.getpid()}")
