@@ -39,6 +39,11 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     deploy.add_argument("--rollback", action="store_true", help="go back to the release before this one")
     deploy.add_argument("--check", action="store_true", help="only go through the checklist (of the current release)")
+    deploy.add_argument(
+        "--recover",
+        action="store_true",
+        help="only go back to what has proven itself, if a deploy was cut off; the daemon is not touched (at the boot)",
+    )
     deploy.add_argument("--one-way", action="store_true", help="also if the state can then not be read by the old one")
     deploy.add_argument(
         "--containers", action="store_true", help="where azaiond runs in containers: RELEASE is the tag of their images"
@@ -118,7 +123,8 @@ def say(line: str, to: TextIO | None = None) -> None:
 
 
 def _deploy(arguments: argparse.Namespace) -> int:
-    if bool(arguments.release) == arguments.rollback and not (arguments.check and not arguments.release):
+    alone = arguments.check or arguments.recover
+    if bool(arguments.release) == arguments.rollback and not (alone and not arguments.release):
         arguments.usage_error("name a release or a checkout, or say --rollback")
     if arguments.containers:
         from supervisor.commands import containers  # noqa: PLC0415 - what a server of units never needs
@@ -128,6 +134,9 @@ def _deploy(arguments: argparse.Namespace) -> int:
     shelf = Shelf(ServerLayout())
     with shelf.held():
         deployer = deployer_of(shelf, arguments)
+        if arguments.recover:
+            deployer.recover()
+            return 0
         deployer.finish()
         release = deployer.previous() if arguments.rollback else _wanted(shelf, deployer, arguments)
         if arguments.check:

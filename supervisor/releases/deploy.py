@@ -10,7 +10,7 @@ from typing import Final
 from azaion import failpoints
 from supervisor.releases import checklist, etc, use, verification
 from supervisor.releases.checklist import Outcome
-from supervisor.releases.host import Host
+from supervisor.releases.host import DAEMON, Host
 from supervisor.releases.model import Deployment, Release, ReleaseError, Verdict, cut_off, removable, way_back
 from supervisor.releases.shelf import Shelf
 from supervisor.releases.verification import LIMIT_S, STEADY_S, Baseline, Result
@@ -73,6 +73,24 @@ class Deployer:
             self._end(last, Verdict.FAILED, "it was cut off, and the state does not let it be taken back")
             return
         self._undo(last, "it was cut off")
+
+    def recover(self) -> None:
+        """At the boot, before the daemon starts: have it start from what has proven itself.
+
+        Raises:
+            ReleaseError: that cannot be done.
+        """
+        last = cut_off(self.shelf.deployments())
+        # An install is begun again by whoever began it.
+        if last is None or last.origin is None:
+            return
+        if not last.rollback and self.shelf.current == last.target and not self._reversible(last):
+            self._end(last, Verdict.FAILED, "it was cut off, and the state does not let it be taken back")
+            return
+        goal = self.shelf.release(last.target if last.rollback else last.origin)
+        self.say(f"the deploy of {last.target} was cut off: {goal.name} is to be started")
+        self._switch(goal.name)
+        self._end(last, Verdict.KEPT if last.rollback else Verdict.UNDONE, "the machine went down")
 
     def deploy(self, release: Release, *, one_way: bool = False, rollback: bool = False) -> Deployment:
         """Put a release to use; returns what came of it.
@@ -178,9 +196,21 @@ class Deployer:
             self.host.must("systemd-sysusers", "azaion.conf")
         if any(each.path == self.shelf.server.tmpfiles for each in coming):
             self.host.must("systemd-tmpfiles", "--create", "azaion.conf")
+        self._enable()
         self.shelf.switch(name)
         failpoints.hit("release.switched")
         self.say(f"  {self.shelf.server.current} -> {name}")
+
+    def _enable(self) -> None:
+        """Have what this release brings started at every boot, where the rest of it is."""
+        wants = etc.wants(self.shelf.server)
+        for unit, link in wants.items():
+            if link.is_symlink() and not (self.shelf.server.units / unit).exists():
+                link.unlink()
+        lacking = [unit for unit, link in wants.items() if not link.is_symlink()]
+        there = [unit for unit in lacking if (self.shelf.server.units / unit).exists()]
+        if there and wants[DAEMON].is_symlink():
+            self.host.must("systemctl", "--quiet", "enable", *there)
 
     def _kept(self, deployment: Deployment, result: Result) -> Deployment:
         done = replace(deployment, consumer_away_s=result.consuming_after_s)

@@ -7,6 +7,7 @@ from typing import Final
 
 from azaion import files
 from azaion.layout import ReleaseFolder, ServerLayout
+from supervisor.releases.host import ENABLED
 
 _UNITS: Final = frozenset({".service", ".socket", ".slice", ".timer", ".path", ".target"})
 
@@ -47,6 +48,11 @@ def changes(server: ServerLayout, release: ReleaseFolder) -> list[Change]:
 def installed(server: ServerLayout) -> list[Path]:
     """Everything in /etc that is there and that any release has put there."""
     return sorted({path for folder in _folders(server) for _, path in _places(server, folder) if path.exists()})
+
+
+def wants(server: ServerLayout) -> dict[str, Path]:
+    """What is started at every boot, and the link by which systemd knows that."""
+    return {unit: server.units / f"{target}.wants" / unit for unit, target in ENABLED.items()}
 
 
 def told(found: list[Change]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any, Final
 
 from supervisor.control.client import SYSTEM_SOCKET, Client, ClientError
@@ -12,6 +13,12 @@ from supervisor.releases.model import ReleaseError
 
 DAEMON: Final = "azaion.service"
 SOCKET: Final = "azaion.socket"
+#: Takes back at the boot what a power cut has cut off.
+RECOVERY: Final = "azaion-recover.service"
+#: What is started at every boot, and by which target.
+ENABLED: Final = MappingProxyType(
+    {SOCKET: "sockets.target", DAEMON: "multi-user.target", RECOVERY: "multi-user.target"}
+)
 #: A stop may take 45 s, a start 90.
 _PATIENCE_S: Final = 180.0
 _CALL_S: Final = 5.0

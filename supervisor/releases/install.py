@@ -13,7 +13,7 @@ from typing import Final
 from azaion import failpoints, files
 from azaion.layout import RUN_FOLDER, ServerLayout
 from supervisor.releases import checklist, etc, making, use
-from supervisor.releases.host import DAEMON, SOCKET, Host
+from supervisor.releases.host import DAEMON, ENABLED, SOCKET, Host
 from supervisor.releases.making import Environment
 from supervisor.releases.model import ReleaseError
 from supervisor.releases.shelf import Shelf
@@ -131,12 +131,9 @@ def steps(plan: Plan) -> list[Step]:
         do=plan.deploy,
     )
     enable = Step(
-        text=f"have {SOCKET} and {DAEMON} started at every boot",
-        done=lambda: all(
-            (server.units / wants / unit).is_symlink()
-            for wants, unit in (("multi-user.target.wants", DAEMON), ("sockets.target.wants", SOCKET))
-        ),
-        do=lambda: _system(plan, "systemctl", "--quiet", "enable", SOCKET, DAEMON),
+        text=f"have {', '.join(ENABLED)} started at every boot",
+        done=lambda: all(each.is_symlink() for each in etc.wants(server).values()),
+        do=lambda: _system(plan, "systemctl", "--quiet", "enable", *ENABLED),
     )
     return [*begin, *((units, link) if plan.image else (deploy,)), enable]
 
@@ -177,12 +174,11 @@ def removal(shelf: Shelf, host: Host) -> list[Step]:
         raise ReleaseError(f"{', '.join(sorted(going))} still runs: wait for it, or end it with azaionctl cancel")
     # Found now: who is not in a folder any more knows no places.
     placed = etc.installed(server)
-    wants = [server.units / "multi-user.target.wants" / DAEMON, server.units / "sockets.target.wants" / SOCKET]
     return [
         Step(
             text="start nothing at a boot any more",
-            done=lambda: not any(each.is_symlink() for each in wants),
-            do=partial(_disable, host),
+            done=lambda: not any(each.is_symlink() for each in etc.wants(server).values()),
+            do=lambda: _disable(server, host),
         ),
         Step(
             text=f"remove {len(placed)} files from /etc: units, polkit rule and what goes with them",
@@ -300,8 +296,9 @@ def _link(server: ServerLayout) -> None:
     files.switch_link(server.command, _LINK)
 
 
-def _disable(host: Host) -> None:
-    host.must("systemctl", "--quiet", "disable", SOCKET, DAEMON)
+def _disable(server: ServerLayout, host: Host) -> None:
+    there = [unit for unit, link in etc.wants(server).items() if link.is_symlink()]
+    host.must("systemctl", "--quiet", "disable", *there)
 
 
 def _remove(placed: Sequence[Path]) -> None:

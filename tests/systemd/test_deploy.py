@@ -239,3 +239,27 @@ def test_a_deploy_that_was_killed_is_finished_or_undone(server: Machine) -> None
     assert same_as_in_release(server, current(server))
     assert not list(server.path("/opt/azaion/releases").glob(".*"))
     assert [each["verdict"] for each in told(server)["deploys"][-4:]] == ["undone", "undone", "undone", "kept"]
+
+
+def test_the_power_goes_while_a_release_proves_itself(server: Machine) -> None:
+    """At the boot, before the daemon starts, it is taken back, though its own command cannot do that."""
+    old = current(server)
+    broken = {
+        "supervisor__commands__deploy.py": ("    alone = ", "    raise SystemExit(1)\n    alone = "),
+        "etc__systemd__azaion.service": ("Description=", "# This must go again.\nDescription="),
+    }
+    code, said = deploy(
+        server, checkout(server, "unproven", **broken), check=False, failpoints="release.restarted=1:kill"
+    )
+    assert code == -9, said
+    unproven = daemons_release(server)
+    assert unproven != old
+    server.systemctl("stop", "azaion.service")
+    # What a boot does.
+    server.systemctl("start", "multi-user.target")
+    assert daemons_release(server) == current(server) == old
+    assert same_as_in_release(server, old)
+    assert told(server)["deploys"][-1]["verdict"] == "undone"
+    # Where nothing was cut off it does nothing.
+    server.systemctl("start", "azaion-recover.service")
+    assert told(server)["deploys"][-1]["target"] == unproven

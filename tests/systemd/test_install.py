@@ -45,7 +45,8 @@ def test_from_nothing_and_again_and_back(fresh: Machine) -> None:
     assert all(f"doing       {step}" in done for step in steps if "first look" not in step)
     name = current(server)
     assert daemons_release(server) == name
-    assert server.systemctl("is-enabled", "azaion.service", "azaion.socket").split() == ["enabled", "enabled"]
+    units = ("azaion.service", "azaion.socket", "azaion-recover.service")
+    assert server.systemctl("is-enabled", *units).split() == ["enabled"] * 3
     assert owner(server, "/etc/azaion/.env") == "640 root:deploy"
     assert owner(server, "/var/lib/azaion") == "750 azaion:azaion"
     assert owner(server, "/azaion/").endswith("azaion:azaion")
