@@ -22,7 +22,7 @@ from supervisor.errors import ProcessError
 from supervisor.jobs import evidence as looks
 from supervisor.jobs.evidence import Evidence, Request, ShimState, Verdict
 from supervisor.jobs.launchers import Launcher, LaunchError
-from supervisor.jobs.metrics import epochs_done, progress
+from supervisor.jobs.metrics import epochs_told, progress
 from supervisor.jobs.model import Attempt, Intent, Job, Kind, Measure, State
 from supervisor.jobs.outcome import decide, seconds
 from supervisor.jobs.schema import StoreError
@@ -258,7 +258,7 @@ class Keeper:
 
     def _end(self, number: int, attempt: Attempt, folder: AttemptFolder, evidence: Evidence, verdict: Verdict) -> None:
         job = self._store.get(number)
-        ending = looks.ending(evidence, verdict, epochs_done(folder))
+        ending = looks.ending(evidence, verdict, *epochs_told(folder))
         if trouble := self._troubles.get(number):
             ending = replace(ending, message=ending.message or trouble)
         if (taken := self._measures.get(number)) is not None and ending.code != 0:

@@ -192,21 +192,27 @@ def fence(folder: AttemptFolder, nonce: str) -> bool:
         return False
 
 
-def ending(evidence: Evidence, verdict: Verdict, epochs_done: int) -> Ending:
+def ending(evidence: Evidence, verdict: Verdict, first_epoch: int, last_epoch: int) -> Ending:
     """How the attempt ended, for a verdict that says that it did.
 
     Args:
         evidence: what there is to see.
         verdict: one of ``TAKE_EXIT``, ``TAKE_RESULT``, ``LOST_REBOOT``, ``LOST``.
-        epochs_done: how many epochs the attempt's own metrics tell of.
+        first_epoch: the first that the attempt's own metrics tell of; 0 for none.
+        last_epoch: the last of them.
     """
     last, word = evidence.exit, evidence.result
-    told: dict[str, Any] = {"verified_epoch": epochs_done, "ran_s": _ran_s(evidence)}
+    told: dict[str, Any] = {
+        "verified_epoch": last_epoch,
+        # Of one that was killed before its last word the first epoch tells.
+        "resumed_from_epoch": first_epoch - 1 if first_epoch > 1 else None,
+        "ran_s": _ran_s(evidence),
+    }
     if word is not None:
         told |= {
             "message": word.message,
             "resumed_from_epoch": word.resumed_from_epoch,
-            "verified_epoch": epochs_done if word.verified_epoch is None else word.verified_epoch,
+            "verified_epoch": last_epoch if word.verified_epoch is None else word.verified_epoch,
             "batch": word.batch,
             "artifacts": word.artifacts,
         }

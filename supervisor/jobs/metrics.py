@@ -1,6 +1,7 @@
 """What the daemon reads of a worker's own files. Any of them may be absent, torn or hostile."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -24,13 +25,17 @@ def progress(folder: AttemptFolder) -> dict[str, Any]:
         return {}
 
 
-def epochs_done(folder: AttemptFolder) -> int:
-    """The last epoch (from 1) that the attempt has finished and checkpointed; 0 for none."""
+def epochs_told(folder: AttemptFolder) -> tuple[int, int]:
+    """The first and the last epoch (from 1) that the attempt has finished and checkpointed; zeros for none."""
     try:
         lines = files.read_small(folder.metrics, limit=_MAX_BYTES).splitlines()
     except (OSError, files.FileError):
-        return 0
-    for line in reversed(lines):
+        return 0, 0
+    return _first_told(lines), _first_told(reversed(lines))
+
+
+def _first_told(lines: Iterable[bytes]) -> int:
+    for line in lines:
         try:
             epoch = json.loads(line)["epoch"]
         except (ValueError, KeyError, TypeError, RecursionError):

@@ -112,8 +112,15 @@ def test_a_pipe_in_place_of_a_file_blocks_nobody(tmp_path: Path) -> None:
 
 def test_a_finished_workers_word_counts_without_an_exit() -> None:
     word = looks._Result(nonce=NONCE, exit_code=0, message="done", verified_epoch=7, artifacts={"model": "m"})
-    ending = looks.ending(replace(NOTHING, result=word), Verdict.TAKE_RESULT, 3)
+    ending = looks.ending(replace(NOTHING, result=word), Verdict.TAKE_RESULT, 1, 3)
     assert ending == Ending(source=Source.RESULT, code=0, message="done", verified_epoch=7, artifacts={"model": "m"})
+
+
+def test_where_a_run_that_was_killed_had_gone_on_its_epochs_tell() -> None:
+    killed = replace(NOTHING, state=STATE)
+    for first, last, resumed in ((0, 0, None), (1, 2, None), (4, 6, 3)):
+        ending = looks.ending(killed, Verdict.LOST_REBOOT, first, last)
+        assert (ending.resumed_from_epoch, ending.verified_epoch) == (resumed, last)
 
 
 def test_a_signal_to_a_stranger_is_never_sent() -> None:
@@ -128,10 +135,10 @@ HANGS = Request(intent="hang", grace_s=10.0, measure=Measure.HANG, reason="no pr
 
 def test_the_measure_that_the_daemon_took_is_why_it_ended() -> None:
     killed = replace(NOTHING, exit=looks._Exit(nonce=NONCE, signal=9, ran_s=5.0), request=HANGS)
-    ending = looks.ending(killed, Verdict.TAKE_EXIT, 2)
+    ending = looks.ending(killed, Verdict.TAKE_EXIT, 1, 2)
     assert (ending.measure, ending.message, ending.ran_s) == (Measure.HANG, "no progress for 15 min", 5.0)
     # Its shim was killed as well.
-    assert looks.ending(replace(NOTHING, state=STATE, request=HANGS), Verdict.LOST, 2).measure is Measure.HANG
+    assert looks.ending(replace(NOTHING, state=STATE, request=HANGS), Verdict.LOST, 1, 2).measure is Measure.HANG
 
 
 @pytest.mark.parametrize(
@@ -142,16 +149,16 @@ def test_the_measure_that_the_daemon_took_is_why_it_ended() -> None:
     ],
 )
 def test_a_run_that_has_succeeded_all_the_same_was_not_ended(evidence: Evidence, verdict: Verdict) -> None:
-    assert looks.ending(evidence, verdict, 2).measure is None
+    assert looks.ending(evidence, verdict, 1, 2).measure is None
 
 
 def test_how_long_a_run_has_lasted() -> None:
     state = replace(NOTHING, state=ShimState("n", "here", STATE.shim, STATE.child, started=100.0))
     for last_sign, ran_s in ((None, 0.0), (160.0, 60.0), (50.0, 0.0)):
-        ending = looks.ending(replace(state, last_sign=last_sign), Verdict.LOST, 0)
+        ending = looks.ending(replace(state, last_sign=last_sign), Verdict.LOST, 0, 0)
         assert ending.ran_s == ran_s
     told = replace(state, last_sign=160.0, exit=looks._Exit(nonce=NONCE, rc=1, ran_s=7.0))
-    assert looks.ending(told, Verdict.TAKE_EXIT, 0).ran_s == 7.0
+    assert looks.ending(told, Verdict.TAKE_EXIT, 0, 0).ran_s == 7.0
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"intent": "hang", "measure": "no"}', b"[" * 100_000, b"\xff"])
