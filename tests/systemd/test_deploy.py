@@ -28,10 +28,13 @@ from tests.systemd.releases import (
     settings,
     told,
 )
-from tests.training_runs import draw_shapes
+from tests.training_runs import QUICK, draw_shapes, epochs_done
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
+
+#: More than three deploys take.
+EPOCHS = 500
 
 #: In the daemon: what a broken release does there.
 SERVING = "    stopping = asyncio.Event()\n    loop = asyncio.get_running_loop()\n"
@@ -114,53 +117,14 @@ def started_with(folder: AttemptFolder) -> str:
     return name
 
 
-def test_an_upgrade_and_the_way_back_under_a_live_run(server: Machine) -> None:
-    old = current(server)
-    number = runs(server, "upgrade")
-    before = server.processes(number)
-    second = checkout(server, "second")
-    with annotations(server) as seen:
-        until(lambda: len(seen) > 1, "annotations come in")
-        code, said = deploy(server, second)
-        new = current(server)
-        assert code == 0
-        assert new != old
-        assert daemons_release(server) == new
-        # The run has what it was started with, and that stays for as long as it lives; one that begins now is new.
-        assert f"job {number} goes on with {old}" in said
-        assert started_with(server.attempt(number)) == old
-        used = {each["name"]: each["used_by"] for each in told(server)["releases"]}
-        assert f"job {number}" in used[old]
-        later = server.submit("true")
-        server.wait(later)
-        assert started_with(server.attempt(later)) == new
+#: A release that dies again and again.
+CRASHES = {"supervisor__daemon.py": (SERVING, SERVING + "    loop.call_later(0.7, os._exit, 1)\n")}
 
-        # Killed in the middle it is gone to its end all the same, for who goes back has a reason.
-        back = ("deploy", "--rollback", *QUICKLY)
-        assert control(server, *back, check=False, failpoints="release.switched=1:kill").returncode == -9
-        control(server, "deploy", "--check", *QUICKLY)
-        assert current(server) == daemons_release(server) == old
-        until(lambda: seen[-1] > seen[0] + 8, "annotations come in")
-    assert all(later > earlier for earlier, later in pairwise(seen)), seen
-    ends_well(server, number, "upgrade", before)
-    deploys = told(server)["deploys"][-2:]
-    assert [(each["origin"], each["target"], each["verdict"], each["rollback"]) for each in deploys] == [
-        (old, new, "kept", False),
-        (new, old, "kept", True),
-    ]
-    print(f"consumer away for {deploys[0]['consumer_away_s']:.2f} s")
-    assert deploys[0]["consumer_away_s"] < 30
-
-
-#: What is wrong with a release: of its files the text that is there, the one in its place, and what is said of it.
-BROKEN = {
+#: What is wrong with another one: of its files the text that is there, the one in its place, and what is said of it.
+BROKEN: dict[str, tuple[dict[str, tuple[str, str]], str]] = {
     "refuses": (
         {"supervisor__daemon.py": ("    arguments = parser.parse_args()\n", "    sys.exit(78)\n")},
         "daemon: it does not start",
-    ),
-    "crashes": (
-        {"supervisor__daemon.py": (SERVING, SERVING + "    loop.call_later(0.7, os._exit, 1)\n")},
-        "daemon: it does not stay up",
     ),
     "complains": (
         {
@@ -174,6 +138,65 @@ BROKEN = {
         "within 4 s: consumer",
     ),
 }
+
+
+@pytest.mark.train
+def test_an_upgrade_and_the_way_back_under_a_training(server: Machine) -> None:
+    """The real trainer in its unit, and annotations coming in: two releases change places, and a third is broken."""
+    old = current(server)
+    draw_shapes(server.layout, images=16, size=64)
+    server.run("chown", "-R", "azaion:azaion", "/azaion/")
+    body = {"kind": "train", "epochs": EPOCHS, "imgsz": 64, "batch": 16, "overrides": dict(QUICK)}
+    number: int = server.client.post("/v1/jobs", body)["id"]
+    server.wait(number, "running")
+    folder = server.attempt(number)
+    until(lambda: epochs_done(folder) or server.job(number)["state"] != "running", "an epoch is done", 60)
+    assert server.job(number)["state"] == "running", folder.log.read_text(encoding="utf-8")[-3000:]
+    before = server.processes(number)
+    second, third = checkout(server, "second"), checkout(server, "third", **CRASHES)
+    with annotations(server) as seen:
+        until(lambda: len(seen) > 1, "annotations come in")
+        code, said = deploy(server, second)
+        new = current(server)
+        assert code == 0
+        assert new != old
+        assert daemons_release(server) == new
+        # The run has what it was started with, and that stays for as long as it lives; one that begins now is new.
+        assert f"job {number} goes on with {old}" in said
+        assert started_with(folder) == old
+        used = {each["name"]: each["used_by"] for each in told(server)["releases"]}
+        assert f"job {number}" in used[old]
+        later = server.submit("true")
+        server.wait(later)
+        assert started_with(server.attempt(later)) == new
+
+        code, said = deploy(server, third, check=False)
+        assert (code, current(server), daemons_release(server)) == (1, new, new), said
+        assert "daemon: it does not stay up" in said
+
+        # Killed in the middle it is gone to its end all the same, for who goes back has a reason.
+        back = ("deploy", "--rollback", *QUICKLY)
+        assert control(server, *back, check=False, failpoints="release.switched=1:kill").returncode == -9
+        control(server, "deploy", "--check", *QUICKLY)
+        assert current(server) == daemons_release(server) == old
+        until(lambda: seen[-1] > seen[0] + 8, "annotations come in")
+        assert server.job(number)["state"] == "running", "all of this was to happen under it: let it have more epochs"
+        assert server.processes(number) == before
+    assert all(later > earlier for earlier, later in pairwise(seen)), seen
+    server.client.post(f"/v1/jobs/{number}/stop")
+    job = server.wait(number)
+    (attempt,) = job["attempts"]
+    assert (attempt["pid"], attempt["exit_code"], job["cause"]) == (before["child"]["pid"], 75, "cancelled"), job
+    done = epochs_done(folder)
+    assert done == list(range(1, len(done) + 1))
+    deploys = told(server)["deploys"][-3:]
+    assert [(each["origin"], each["target"], each["verdict"], each["rollback"]) for each in deploys] == [
+        (old, new, "kept", False),
+        (new, deploys[1]["target"], "rolled back", False),
+        (new, old, "kept", True),
+    ]
+    print(f"consumer away for {deploys[0]['consumer_away_s']:.2f} s, {len(done)} epochs")
+    assert deploys[0]["consumer_away_s"] < 30
 
 
 @pytest.mark.parametrize("how", BROKEN)
