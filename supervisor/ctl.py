@@ -12,7 +12,7 @@ from typing import Final
 
 from azaion import __version__
 from azaion.errors import AzaionError
-from supervisor.control.client import UnreachableError
+from supervisor.control.client import Client, UnreachableError
 
 #: Which module of `supervisor.commands` knows which command. Only the one that is called is imported: all together cost
 #: more than the rest of a command.
@@ -102,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     called = next((word for word in given if word in MODULES), None)
     arguments = parser(MODULES.values() if called is None else [MODULES[called]]).parse_args(given)
+    Client.impatient = _remark
     try:
         code = arguments.run(arguments)
         sys.stdout.flush()
@@ -131,7 +132,11 @@ def _close_output() -> None:
 
 
 def _complain(error: AzaionError) -> None:
-    print(f"azaionctl: {error}", file=sys.stderr)
+    _remark(str(error))
+
+
+def _remark(text: str) -> None:
+    print(f"azaionctl: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 import http.client
 import json
 import os
+import select
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import urlencode
 
 from azaion.errors import AzaionError
@@ -18,6 +19,10 @@ from azaion.errors import AzaionError
 SYSTEM_SOCKET: Final = Path("/run/azaion/control.sock")
 #: The state folders that a daemon may have when nothing says where it is: installed, then development.
 _STATES: Final = (Path("/var/lib/azaion"), Path("var"))
+
+#: An answer that takes longer than this is remarked upon.
+_LONG_S: Final = 5.0
+_WHY: Final = "to see why: `systemctl status azaion`, or its log"
 
 #: `sun_path` holds 108 bytes, the last of them zero.
 _MAX_SOCKET_BYTES: Final = 107
@@ -87,7 +92,13 @@ def _environment_file() -> dict[str, str]:
 
 
 class Client:
-    """Calls of the control socket. Every method raises `UnreachableError` or `ClientError`."""
+    """Calls of the control socket. Every method raises `UnreachableError` or `ClientError`.
+
+    Attributes:
+        impatient: is told when an answer takes long. While a daemon cannot start its callers wait in systemd's socket.
+    """
+
+    impatient: ClassVar[Callable[[str], None] | None] = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -132,16 +143,14 @@ class Client:
         headers = {"Content-Type": "application/json"} if data else {}
         try:
             try:
-                connection.request(method, target, data, headers)
-                response = connection.getresponse()
+                response = self._ask(connection, method, target, data, headers)
             except (ConnectionResetError, BrokenPipeError):
                 # The daemon went away before it said a word. Where systemd keeps its socket the next one answers; only
                 # a question may be put again, since nobody knows what became of an order.
                 if method != "GET":
                     raise
                 connection.close()
-                connection.request(method, target, data, headers)
-                response = connection.getresponse()
+                response = self._ask(connection, method, target, data, headers)
             if response.status >= HTTPStatus.BAD_REQUEST:
                 raise ClientError(_complaint(response.status, response.read()))
             yield response
@@ -158,10 +167,25 @@ class Client:
             raise UnreachableError(
                 f"azaiond at {self.path} has taken no call for {timeout:g} s, and too many wait: look at its log"
             ) from None
+        except TimeoutError:
+            raise UnreachableError(
+                f"azaiond at {self.path} has not answered within {timeout:g} s: {_WHY}",
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             raise UnreachableError(f"azaiond at {self.path} went away: {str(error) or type(error).__name__}") from None
         finally:
             connection.close()
+
+    def _ask(
+        self, connection: _Connection, method: str, target: str, data: bytes | None, headers: Mapping[str, str]
+    ) -> http.client.HTTPResponse:
+        connection.request(method, target, data, headers)
+        # Who asks for the end of a job waits for it, and knows that.
+        if Client.impatient is not None and "/wait" not in target:
+            ready, _, _ = select.select([connection.sock], [], [], _LONG_S)
+            if not ready:
+                Client.impatient(f"azaiond at {self.path} does not answer yet, still waiting; {_WHY}")
+        return connection.getresponse()
 
 
 def _decode(data: bytes) -> Any:

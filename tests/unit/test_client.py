@@ -98,3 +98,20 @@ def test_who_comes_last_waits_until_the_others_have_been_taken(crowded: socket.s
 def test_a_daemon_that_takes_nobody_is_told_in_time() -> None:
     with pytest.raises(UnreachableError, match=r"no call for 0.2 s"):
         Client(Path("crowded")).get("/", timeout=0.2)
+
+
+def test_a_daemon_that_does_not_answer_is_remarked_upon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where systemd keeps the socket of a daemon that cannot start."""
+    told: list[str] = []
+    monkeypatch.setattr(client, "_LONG_S", 0.01)
+    monkeypatch.setattr(Client, "impatient", staticmethod(told.append))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("silent.sock")
+        listener.listen()
+        for path in ("/v1/status", "/v1/jobs/1/wait"):
+            with pytest.raises(
+                UnreachableError, match=r"has not answered within 0\.05 s: to see why: `systemctl status"
+            ):
+                Client(Path("silent.sock")).get(path, timeout=0.05)
+    assert len(told) == 1
+    assert "does not answer yet, still waiting" in told[0]
