@@ -10,6 +10,9 @@ DEFAULT_STATE: Final = Path("/var/lib/azaion")
 #: Made by systemd-tmpfiles on a server.
 RUN_FOLDER: Final = Path("/run/azaion")
 
+#: Made by whoever stops the daemon of a server for longer than until the next call.
+STOPPED: Final = Path("/run/azaion.stopped")
+
 #: The ``.env`` of a server, which its unit hands to the daemon.
 SERVER_SETTINGS: Final = Path("/etc/azaion/.env")
 

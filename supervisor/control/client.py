@@ -17,6 +17,8 @@ from azaion.errors import AzaionError
 
 #: Where an installed daemon listens.
 SYSTEM_SOCKET: Final = Path("/run/azaion/control.sock")
+#: Made by whoever stops that daemon for longer.
+STOPPED: Final = Path("/run/azaion.stopped")
 #: The state folders that a daemon may have when nothing says where it is: installed, then development.
 _STATES: Final = (Path("/var/lib/azaion"), Path("var"))
 
@@ -155,6 +157,11 @@ class Client:
                 raise ClientError(_complaint(response.status, response.read()))
             yield response
         except (FileNotFoundError, ConnectionRefusedError) as error:
+            if self.path == SYSTEM_SOCKET and _there(STOPPED):
+                raise UnreachableError(
+                    f"azaiond has been stopped on purpose ({STOPPED}): "
+                    f"sudo rm {STOPPED} && sudo systemctl start azaion.socket azaion"
+                ) from None
             raise UnreachableError(
                 f"no azaiond listens on {self.path} ({error.strerror}): start it with `azaiond`, "
                 f"or name its socket with --socket or AZAION_SOCKET",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from azaion import words
-from azaion.layout import SERVER_SETTINGS, ReleaseFolder
+from azaion.layout import SERVER_SETTINGS, STOPPED, ReleaseFolder
 from supervisor.releases import etc, use
 from supervisor.releases.host import Host
 from supervisor.releases.model import Release, ReleaseError
@@ -94,6 +94,7 @@ def look(shelf: Shelf, release: Release, host: Host, *, one_way: bool = False) -
         *_disks(shelf, told),
         _units(shelf, folder),
         systemd(host),
+        *_stopped(),
         *_health(before),
         _driver(before),
         _runs(shelf),
@@ -183,6 +184,15 @@ def _secrets(path: Path) -> Check:
         text = f"{path} is {mode:o} {_owner(found)}, and should be {_MODE:o} root:{READERS}"
         return Check(name="secrets", outcome=Outcome.WARNING, text=text, cure=wanted)
     return _ok("secrets", f"{path} is {mode:o} {_owner(found)}")
+
+
+def _stopped() -> list[Check]:
+    """A daemon that somebody has stopped for longer proves nothing."""
+    if not STOPPED.exists():
+        return []
+    text = f"somebody has stopped the daemon for longer ({STOPPED})"
+    cure = f"sudo rm {STOPPED} && sudo systemctl start azaion.socket azaion"
+    return [Check(name="stopped", outcome=Outcome.FAILED, text=text, cure=cure)]
 
 
 def _tree(told: Mapping[str, Any]) -> list[Check]:

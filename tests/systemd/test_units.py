@@ -153,6 +153,22 @@ def test_a_run_ends_while_the_daemon_is_away_and_its_exit_status_is_known(server
     assert server.wait(number)["cause"] == "exit:7"
 
 
+def test_a_daemon_that_is_stopped_for_longer_is_started_by_no_call(server: Machine) -> None:
+    number = server.submit(UNTIL_TOLD % "longer")
+    server.wait(number, "running")
+    before = server.processes(number)
+    server.run("sh", "-c", "touch /run/azaion.stopped && systemctl stop azaion")
+    told = [server.run("azaionctl", "status", check=False) for _ in range(2)]
+    assert {done.returncode for done in told} == {4}
+    assert "has been stopped on purpose" in told[0].stderr
+    assert server.show("MainPID") == "0"
+    server.run("sh", "-c", told[0].stderr.partition("): ")[2].replace("sudo ", ""))
+    assert server.job(number)["state"] == "running"
+    assert server.processes(number) == before
+    (server.layout.state / "go-longer").touch()
+    assert server.wait(number)["cause"] == "exit:7"
+
+
 def test_systemd_itself_is_replaced_under_the_daemon_and_its_runs(server: Machine) -> None:
     number = server.submit(UNTIL_TOLD % "reexec")
     server.wait(number, "running")

@@ -28,6 +28,7 @@ def test_the_paths_are_those_of_the_layout() -> None:
     """Written twice, for importing the layout would cost every command a third of its time."""
     assert CLIENT_SOCKET == layout.RUN_FOLDER / "control.sock"
     assert client._STATES[0] == layout.DEFAULT_STATE
+    assert client.STOPPED == layout.STOPPED
 
 
 def test_the_option_beats_everything(monkeypatch: pytest.MonkeyPatch) -> None:
