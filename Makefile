@@ -7,6 +7,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 KILLS ?= 5000
 SOAK_S ?= 600
 SOAK_ROUNDS ?= 6
@@ -23,7 +24,7 @@ STRACE := $(VENV)/strace
 # COVERAGE=1 counts which lines the tests run, in every process that they start, which takes longer.
 COVER := $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
-.PHONY: help demo picture pictures test test-gpu lint format bench soak mutants install uninstall lock clean
+.PHONY: help demo picture pictures test test-gpu lint format bench soak mutants fresh install uninstall lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -65,6 +66,9 @@ soak: $(DEV) $(STRACE) $(RABBITMQ) ## everything at once (SOAK_S=600 seconds, SO
 
 mutants: $(DEV) $(STRACE) ## break each promise on purpose, one after the other, and see that the tests notice (some minutes)
 	AZAION_MUTANTS=all $(BIN)/python -m pytest tests/mutants --override-ini timeout=0
+
+fresh: $(DEV) ## make a server of a fresh Debian by the words of docs/deployment.md, and train on it (sudo, debootstrap, the network; minutes)
+	$(SUDO) env AZAION_FRESH=1 $(BIN)/python -m pytest tests/systemd/test_fresh.py -s
 
 install: ## make a server of this machine, as root; again to upgrade it (ENV=FILE, INSTALL="--environment DIR"); see docs/deployment.md
 	@PYTHONPATH=. $(PYTHON) -B -m supervisor.ctl install . $(if $(ENV),--env-file $(abspath $(ENV))) $(INSTALL)

@@ -3,22 +3,23 @@
 # the product there as `make install` would, and becomes systemd. Nothing is written back but the folders state/ and
 # root/ of $1, which stand for the server's disks and outlive a reboot.
 #
-# boot.sh FOLDER HIERARCHY VENV CODE [bare]; HIERARCHY is `unified` where the machine has control groups of version 2
-# only. `bare`: nothing is installed; the environment lies in /opt/environment, the code in /opt/code.
+# boot.sh FOLDER HIERARCHY VENV CODE [bare [BASE]]; HIERARCHY is `unified` where the machine has control groups of version
+# 2 only. `bare`: nothing is installed; the environment lies in /opt/environment, the code in /opt/code. BASE: the root of
+# another system in the place of the machine's, with nothing of ours at all.
 set -euo pipefail
-folder=$1 hierarchy=$2 venv=$3 code=$4 bare=${5:-}
+folder=$1 hierarchy=$2 venv=$3 code=$4 bare=${5:-} base=${6:-}
 root=$folder/mount
 
 # The machine's own files, with changes kept in memory only.
 ip link set lo up
 hostname azaion-test
 mkdir -p "$root" "$folder/memory" "$folder/state" "$folder/root"
-mount -t tmpfs -o size=2g tmpfs "$folder/memory"
+mount -t tmpfs -o size=${base:+1}2g tmpfs "$folder/memory"
 over() { # LOWER NAME TARGET
   mkdir -p "$folder/memory/$2/upper" "$folder/memory/$2/work" "$3"
   mount -t overlay overlay -o "lowerdir=$1,upperdir=$folder/memory/$2/upper,workdir=$folder/memory/$2/work" "$3"
 }
-over / root "$root"
+over "${base:-/}" root "$root"
 
 # Of the machine's units none is enabled, and what would touch the kernel that we share is masked.
 units=$root/etc/systemd/system
@@ -84,17 +85,19 @@ else
 fi
 
 # A release is a virtual environment. This one is the tests' own, with the code that is tested.
-if [[ $bare ]]; then
+if [[ $base ]]; then
+  release=
+elif [[ $bare ]]; then
   release=$root/opt/environment
   over "$code" code "$root/opt/code"
 else
   release=$root/opt/azaion/releases/test
   over "$code" code "$root/opt/azaion/code"
 fi
-over "$venv" release "$release"
+[[ ! $release ]] || over "$venv" release "$release"
 interpreter=$(readlink -f "$venv/bin/python")
 prefix=${interpreter%/bin/*}
-if [[ $prefix != /usr ]]; then
+if [[ $release && $prefix != /usr ]]; then
   # It may lie where the units must not look, in somebody's home.
   mkdir -p "$root/opt/python"
   mount --bind "$prefix" "$root/opt/python"

@@ -75,11 +75,13 @@ class Machine:
     Attributes:
         client: calls of its daemon.
         bare: whether nothing is installed on it; then the tests' environment and code lie in ``/opt``.
+        base: the root of another system, which it has in the place of this machine's, and then nothing of ours.
     """
 
-    def __init__(self, folder: Path, *, bare: bool = False) -> None:
+    def __init__(self, folder: Path, *, bare: bool = False, base: Path | None = None) -> None:
         self.folder = folder
-        self.bare = bare
+        self.bare = bare or base is not None
+        self.base = base
         self.root = folder / "root"
         self.root.mkdir()
         # What protects the kernel's tunables shows the kernel's own boot id again, which knows nothing of our boots.
@@ -113,6 +115,7 @@ class Machine:
         enter = 'groups=$1; shift; for each in $groups; do echo $$ >"$each/cgroup.procs"; done; exec "$@"'
         boot = ["bash", str(CODE / "tests/systemd/boot.sh"), str(self.folder), hierarchy, sys.prefix, str(CODE)]
         boot += ["bare"] if self.bare else []
+        boot += [str(self.base)] if self.base is not None else []
         spaces = ["--mount", "--pid", "--fork", "--kill-child=KILL", "--uts", "--ipc", "--net", "--cgroup"]
         with (self.folder / "console.log").open("ab") as console:
             self._outside = subprocess.Popen(
@@ -315,10 +318,10 @@ def _make_groups(name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def machine(*, bare: bool = False) -> Iterator[Machine]:
+def machine(*, bare: bool = False, base: Path | None = None) -> Iterator[Machine]:
     """A server that is switched on, and taken away afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="az-"))
-    made = Machine(folder, bare=bare)
+    made = Machine(folder, bare=bare, base=base)
     try:
         made.boot()
         yield made

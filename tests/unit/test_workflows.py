@@ -14,7 +14,7 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 ALLOWED = {"contents": {"read"}, "actions": {"read"}, "security-events": {"write"}}
 RELEASES = {("release", "contents"): "write"}
 #: Programs of the runner's own; everything else is a target that a person can call.
-RUNNERS = ("sudo rm -rf ", "install -m 700 -d ~/.ssh")
+RUNNERS = ("sudo rm -rf ", "sudo apt-get install ", "install -m 700 -d ~/.ssh")
 #: Of all workflows together: an action, its commit and the release that this is.
 PINNED: dict[str, tuple[str, str]] = {}
 
