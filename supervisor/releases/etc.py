@@ -67,6 +67,7 @@ def apply(found: list[Change]) -> None:
     for change in found:
         if change.wanted is None:
             change.path.unlink(missing_ok=True)
+            files.fsync_folder(change.path.parent)
         else:
             files.make_folder(change.path.parent)
             files.replace(change.path, change.wanted)

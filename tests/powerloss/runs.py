@@ -14,7 +14,13 @@ from typing import Final
 from azaion import files, models
 from azaion.annotations.spool import Spool
 from azaion.annotations.store import AnnotationStore
-from azaion.layout import Layout
+from azaion.layout import Layout, ServerLayout
+from supervisor.releases.checklist import Ready
+from supervisor.releases.deploy import Deployer
+from supervisor.releases.host import Host
+from supervisor.releases.model import Release
+from supervisor.releases.shelf import Shelf
+from supervisor.releases.verification import Baseline, Result
 from tests.annotation_messages import VALIDATOR, Event, created, deleted, edited, validated
 from tests.consumers import Consuming
 from tests.installations import Installation
@@ -31,6 +37,7 @@ STORY: Final[list[list[Event]]] = [
 ]
 #: The number of the job that is held.
 HELD: Final = 3
+RELEASES: Final = ("first", "second")
 WEIGHTS: Final = {name: name.encode() * 3000 for name in ("first", "second")}
 
 
@@ -95,6 +102,60 @@ def promotion(folder: Path) -> None:
     marks.put("first")
 
 
+class Still(Host):
+    """A machine on which nothing runs: systemd does what it is told, and nobody answers."""
+
+    def restart(self) -> str:
+        return ""
+
+    def must(self, *command: str) -> str:
+        del command
+        return ""
+
+    def last_words(self, count: int = 5) -> list[str]:
+        del count
+        return []
+
+    def status(self) -> None:
+        return None
+
+
+class Satisfied(Deployer):
+    """Finds that a release is as it should be, and proves itself, so that all that is left is the change."""
+
+    def check(self, release: Release, *, one_way: bool = False) -> Ready:
+        del release, one_way
+        return Ready(checks=(), before=None)
+
+    def _watch(self, name: str, before: Baseline, began: float, steady_s: float) -> Result:
+        del name, before, began, steady_s
+        return Result(reason="", proofs=(), consuming_after_s=None)
+
+
+def deployer_of(folder: Path) -> Satisfied:
+    """Who changes which release is in use below a folder that stands for a server's file system."""
+    return Satisfied(shelf=Shelf(ServerLayout(root=folder)), host=Still(), by="anna", say=lambda _: None)
+
+
+def release(folder: Path) -> None:
+    """Two releases take turns; each brings a unit that the other does not have, and one that is another's."""
+    marks, deployer = Marks(folder), deployer_of(folder)
+    made = []
+    for number, name in enumerate(RELEASES):
+        place = deployer.shelf.server.release(name)
+        files.make_folder(place.units)
+        (place.units / "azaion.service").write_text(f"# of {name}\n", encoding="utf-8")
+        (place.units / f"last-{name}.timer").write_text("# its own\n", encoding="utf-8")
+        record = Release(name=name, version="1", source=name, made=number, schema=1, environment="")
+        files.write_json(place.record, record.record())
+        files.fsync_tree(place.path)
+        made.append(record)
+    for number in (0, 1, 0):
+        with deployer.shelf.held():
+            deployer.deploy(made[number], rollback=number == 0)
+        marks.put(made[number].name)
+
+
 def layout_of(folder: Path) -> Layout:
     """The layout of a run that needs no settings."""
     return Layout(
@@ -117,6 +178,7 @@ RUNS: Final[dict[str, Callable[[Path], None]]] = {
     "consumer": consumer,
     "daemon": daemon,
     "promotion": promotion,
+    "release": release,
     "spool": spool,
 }
 

@@ -23,10 +23,12 @@ from azaion.annotations import offset as offsets
 from azaion.annotations.spool import Spool
 from azaion.errors import AzaionError
 from supervisor import processes
+from supervisor.releases import etc
+from supervisor.releases.model import Verdict
 from tests.annotation_messages import expected, found, quarantined
 from tests.installations import Installation
 from tests.powerloss.disk import Disk, State
-from tests.powerloss.runs import BAD, HELD, STORY, WEIGHTS, layout_of, replay
+from tests.powerloss.runs import BAD, HELD, RELEASES, STORY, WEIGHTS, deployer_of, layout_of, replay
 from tests.powerloss.trace import Call, strace, traced
 from tests.tallies import tally
 
@@ -145,6 +147,20 @@ def the_model_in_use_is_whole_and_the_one_that_was_told(folder: Path, _: State, 
         assert not models.damage(model)
 
 
+def what_is_started_at_the_boot_is_one_release_and_proven(folder: Path, _: State, told: list[str]) -> None:
+    """Link and units are of one release: of the one that was told, or of the next if it has proven itself."""
+    if not told:
+        return
+    deployer = deployer_of(folder)
+    deployer.recover()
+    shelf, order = deployer.shelf, [*RELEASES, RELEASES[0]]
+    assert shelf.current in order[len(told) - 1 : len(told) + 1]
+    assert not etc.changes(shelf.server, shelf.server.release(shelf.current or ""))
+    last = shelf.deployments()[-1]
+    assert last.verdict is not Verdict.UNDER_WAY
+    assert shelf.current == (last.target if last.verdict is Verdict.KEPT else last.origin)
+
+
 def a_job_that_was_acknowledged_ends_and_stays_as_it_was_told(folder: Path, state: State, told: list[str]) -> None:
     """A real daemon, as after a reboot."""
     boot, other = processes.boot_id().encode(), str(uuid.UUID(int=SEED)).encode()
@@ -171,6 +187,7 @@ CHECKS: dict[str, tuple[int, Callable[[Path, State, list[str]], None]]] = {
     "consumer": (300, every_annotation_is_there_or_still_to_be_read),
     "spool": (200, a_message_that_was_acknowledged_is_there),
     "promotion": (200, the_model_in_use_is_whole_and_the_one_that_was_told),
+    "release": (200, what_is_started_at_the_boot_is_one_release_and_proven),
     "daemon": (12, a_job_that_was_acknowledged_ends_and_stays_as_it_was_told),
 }
 
@@ -214,6 +231,8 @@ def of_the_filesystem(call: Call) -> bool:
         ("spool", of_files),
         ("promotion", of_folders),
         ("promotion", of_files),
+        ("release", of_folders),
+        ("release", of_files),
         ("daemon", of_files),
     ],
 )
