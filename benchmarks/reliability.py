@@ -53,7 +53,9 @@ def main() -> int:
     if counted is None:
         print("something was found: nothing is written", file=sys.stderr)
         return 1
-    text = "\n\n".join((f"{told}; {time.strftime('%Y-%m-%d', time.gmtime())}.", counted, times()))
+    chosen = ", ".join(f"{name}={os.environ[name]}" for name in FULL if name in os.environ)
+    how_often = f" As often as {chosen} say." if chosen else ""
+    text = "\n\n".join((f"{told}; {time.strftime('%Y-%m-%d', time.gmtime())}.{how_often}", counted, times()))
     print(text)
     if arguments.write:
         page = PAGE.read_text(encoding="utf-8")
