@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -75,21 +75,26 @@ class Plant:
 
     def reboot(self) -> None:
         """The power goes, and comes back: everything that belongs to the server is gone at once, in another boot."""
-        assert self.server.daemon is not None
-        self.server.daemon.kill()
-        while found := list(self._processes()):
-            for process in found:
+        daemon = self.server.daemon
+        assert daemon is not None
+        if daemon.poll() is None:
+            # What it keeps ready to become a run bears no mark of ours yet, and nothing new may come.
+            daemon.send_signal(signal.SIGSTOP)
+        family = _children(daemon.pid)
+        daemon.kill()
+        while found := [process for process in family if processes.send(process, signal.SIGKILL)]:
+            family = [process for process in found if processes.alive(process)]
+        while marked := list(self._processes()):
+            for process in marked:
                 processes.send(process, signal.SIGKILL)
-        self.server.daemon.wait()
+        daemon.wait()
         _set_boot(_BOOT)
 
     def _processes(self) -> Iterator[processes.Identity]:
         """All that runs from the server's folder, or for one of its attempts."""
         mark = os.fsencode(self.folder)
-        for path in Path("/proc").glob("[0-9]*"):
+        for path in _running():
             try:
-                if (path / "status").read_text().partition("State:")[2].split()[0] == "Z":
-                    continue
                 told = (path / "cmdline").read_bytes() + (path / "environ").read_bytes()
                 told += os.fsencode((path / "cwd").readlink())
             except OSError:
@@ -98,6 +103,24 @@ class Plant:
                 process = processes.identify(int(path.name))
                 if process is not None:
                     yield process
+
+
+def _running() -> Iterator[Path]:
+    """The folders of all processes, but for those that have ended and wait for their parent."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (path / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                yield path
+
+
+def _children(pid: int) -> list[processes.Identity]:
+    found = []
+    for path in _running():
+        with suppress(OSError):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and (process := processes.identify(int(path.name))) is not None:
+                found.append(process)
+    return found
 
 
 def _set_boot(path: Path) -> None:
