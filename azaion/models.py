@@ -22,6 +22,9 @@ _KEY: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
 #: `rename` says so where the name is taken.
 _TAKEN: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 
+#: What a card may have, each with parts of its own.
+_PARTS: Final = ("arguments", "dataset", "lineage", "metrics", "weights")
+
 #: In place of a name: whichever model is in use.
 ANY: Final = "*"
 
@@ -227,9 +230,12 @@ def load(layout: Layout, name: str) -> Model:
         known = ", ".join(names(layout)) or "none yet"
         raise ModelError(f"there is no model {name!r}; there are: {known}")
     try:
-        return Model(name=name, path=folder.path, card=durable.read_json(folder.card))
+        card = durable.read_json(folder.card)
     except (OSError, durable.FileError) as error:
         raise ModelError(f"the card of {name} cannot be read: {error}") from error
+    if wrong := [key for key in _PARTS if not isinstance(card.get(key), dict | None)]:
+        raise ModelError(f"{folder.card} is damaged ({', '.join(wrong)}): restore it from a backup")
+    return Model(name=name, path=folder.path, card=card)
 
 
 def load_all(layout: Layout) -> list[Model]:

@@ -23,6 +23,9 @@ FORMAT: Final = 1
 #: How often progress is told.
 _PROGRESS_STEP: Final = 100
 
+#: What it may have, each with parts of its own.
+_PARTS: Final = ("totals", "corrupted", "class_counts")
+
 #: What every manifest has.
 _KEYS: Final[dict[str, type]] = {"name": str, "key": str, "classes": list, "splits": dict, "digest": str, "format": int}
 
@@ -108,7 +111,9 @@ def load(layout: Layout, name: str) -> Snapshot:
     except (OSError, files.FileError) as error:
         raise DatasetError(f"The dataset {name} is damaged: {error}. Form a new one.") from None
     wrong = [key for key, kind in _KEYS.items() if not isinstance(manifest.get(key), kind)]
-    if wrong or manifest["name"] != name:
+    parts = [manifest.get(key, {}) for key in _PARTS]
+    wrong += [key for key, part in zip(_PARTS, parts, strict=True) if not isinstance(part, dict)]
+    if wrong or manifest["name"] != name or not all(isinstance(side, dict) for side in manifest["splits"].values()):
         raise DatasetError(f"The dataset {name} is damaged: {manifest_path} is not its manifest. Form a new one.")
     if manifest["format"] > FORMAT:
         raise DatasetError(f"The dataset {name} was formed by a newer version of this program. Form a new one.")

@@ -69,7 +69,7 @@ class AlertRoutes:
     async def _test(self, request: web.Request) -> web.Response:
         try:
             asked = msgspec.json.decode(await request.read() or b"{}", type=_Test)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise SupervisorError(f"a test takes a channel: {error}") from None
         known = self._alerts.channels
         if not known:

@@ -70,7 +70,7 @@ class HealthRoutes:
     async def _unmute(self, request: web.Request) -> web.Response:
         try:
             name = self._name(msgspec.json.decode(await request.read(), type=_Unmuting).name)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise JobError(f"the request cannot be read: {error}") from None
         if name not in self._store.mutes():
             raise JobError(f"{name} is not muted")
@@ -104,7 +104,7 @@ def finding_record(finding: Finding) -> dict[str, Any]:
 def _muting(body: bytes) -> _Muting:
     try:
         asked = msgspec.json.decode(body, type=_Muting)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise JobError(f"the request cannot be read: {error}") from None
     if not 0 < asked.seconds <= MAX_MUTE_S:
         raise JobError(f"a check can be muted for up to {MAX_MUTE_S // 86400} days")

@@ -300,7 +300,8 @@ def _publication(entry: Publication) -> dict[str, Any]:
 
 def _parent(layout: Layout, card: dict[str, Any]) -> str | None:
     """The model that this one's training began with, if it was one of ours; its file else."""
-    source = ((card.get("lineage") or {}).get("base") or {}).get("source")
+    base = (card.get("lineage") or {}).get("base")
+    source = base.get("source") if isinstance(base, dict) else None
     if not isinstance(source, str):
         return None
     path = Path(source)

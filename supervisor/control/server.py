@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import socket
@@ -15,6 +16,7 @@ from typing import Any, Final, NoReturn
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from azaion import __version__
 from azaion.config import Config
@@ -164,6 +166,7 @@ class Server:
                 web.post("/v1/consumer/resume", self._resume_consumer),
             ],
         )
+        logging.getLogger("aiohttp.server").addFilter(_our_fault)
         runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         path = self._config.daemon.socket
@@ -240,6 +243,9 @@ class Server:
             _fail(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
         except AzaionError as error:
             _fail(HTTPStatus.BAD_REQUEST, str(error))
+        except web.RequestPayloadError as error:
+            told = " ".join(str(error).split())
+            _fail(HTTPStatus.BAD_REQUEST, f"the request's body cannot be read ({told}); send it whole and as JSON")
         except (web.HTTPException, ConnectionResetError):
             raise
         except Exception:  # noqa: BLE001 - one bad request must not end the daemon, and must not pass in silence
@@ -470,6 +476,12 @@ class Server:
         return progress(folder) if folder else {}
 
 
+def _our_fault(record: logging.LogRecord) -> bool:
+    """Whether the log is to tell of it: whoever calls in no HTTP, or hangs up, must not fill it with tracebacks."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError)
+
+
 def bind(path: Path) -> socket.socket:
     """Listen on a unix socket that the daemon's user and group may open; one left by a dead daemon is replaced.
 
@@ -500,8 +512,7 @@ def bind(path: Path) -> socket.socket:
 async def _streaming(request: web.Request, kind: str) -> AsyncIterator[web.StreamResponse]:
     response = web.StreamResponse(headers={"Content-Type": kind, "Cache-Control": "no-store"})
     await response.prepare(request)
-    with suppress(ConnectionResetError):
-        yield response
+    yield response
 
 
 def _actor(request: web.Request) -> Actor:

@@ -79,7 +79,8 @@ class Store:
         self._path = path
         try:
             # Jobs carry their environments: what the socket shows to few, the file must not show to all.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+            # A link would lead to a file without its log of changes, and perhaps of somebody else.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640))
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=10.0)
             self._connection.row_factory = sqlite3.Row
             schema.prepare(self._connection, path)

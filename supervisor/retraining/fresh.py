@@ -13,7 +13,7 @@ def basis(layout: Layout) -> str:
     """The dataset of the newest model, whether that is in use or not; empty if there is no model."""
     for name in reversed(models.names(layout)):
         with suppress(models.ModelError):
-            found = models.load(layout, name).card.get("dataset", {}).get("name", "")
+            found = (models.load(layout, name).card.get("dataset") or {}).get("name", "")
             return found if NAME.fullmatch(str(found)) else ""
     return ""
 
