@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts task-spooler (from the distribution's signed packages) and gflow (the package runqd) into a folder, for
-# `python -m benchmarks.queues`. It needs no root and changes nothing else.
+# Puts task-spooler (from the distribution's signed packages), gflow (the package runqd), gq, supervisord and circus into
+# a folder, for `python -m benchmarks.queues` and `python -m benchmarks.peers`. It needs no root and changes nothing else.
 set -euo pipefail
 python=$1 folder=$2
 temporary=$(mktemp -d)
@@ -17,3 +17,10 @@ else
   rm -rf "$folder/gflow"
   echo "gflow cannot be fetched here, so it is left out" >&2
 fi
+for each in supervisor==4.3.0 circus==0.19.0 gq-local==0.3.0; do
+  name=${each%%[=-]*}
+  if ! { "$python" -m venv "$folder/$name" && "$folder/$name/bin/pip" install --quiet "$each" "setuptools<81"; }; then
+    rm -rf "${folder:?}/$name"
+    echo "$name cannot be fetched here, so it is left out" >&2
+  fi
+done

@@ -169,11 +169,16 @@ class Gflow(Queue):
         configuration = folder / "config" / "gflow" / "gflow.toml"
         configuration.parent.mkdir(parents=True)
         configuration.write_text(f'[daemon]\nhost = "127.0.0.1"\nport = {port}\n')
-        self._daemon = subprocess.Popen(
-            [programs / "gflowd"], env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        until(lambda: self._answers(port), "gflowd listens")
+        self._port = port
+        self.launch()
         self._first = "1"
+
+    def launch(self) -> None:
+        """Start the daemon, also again after its death."""
+        self._daemon = subprocess.Popen(
+            [self._programs / "gflowd"], env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until(lambda: self._answers(self._port), "gflowd listens")
 
     @staticmethod
     def _answers(port: int) -> bool:

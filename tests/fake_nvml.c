@@ -81,6 +81,11 @@ int nvmlDeviceGetName(Device device, char *name, unsigned size) {
     return look(device);
 }
 
+int nvmlDeviceGetUUID(Device device, char *uuid, unsigned size) {
+    snprintf(uuid, size, "GPU-00000000-0000-0000-0000-%012ld", (long)device - 1);
+    return look(device);
+}
+
 int nvmlDeviceGetMemoryInfo(Device device, struct memory *memory) {
     memory->total = of("total_mb", device, 32768) << 20;
     memory->free = of("free_mb", device, 32000) << 20;

@@ -19,7 +19,7 @@ from tests.tallies import tally
 from tests.waiting import until
 
 #: How many random kills; `make soak` sets many more.
-KILLS = int(os.environ.get("AZAION_KILLS", "60"))
+KILLS = int(os.environ.get("AZAION_KILLS", "30"))
 
 STEPS = [
     "store.submit.before-commit",
