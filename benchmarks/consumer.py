@@ -51,6 +51,7 @@ from tests.brokers import Broker, broker
 SIZES: Final = {1: 12_000, 50: 3_000, 500: 600}
 _REPLAY: Final = 360_000
 CONTENDERS: Final = ("raw", "old", "files", "ours")
+_COLOURS: Final = ("#b0b0b0", "#d98c5f", "#7fa7c9", "#2f7d4f")
 _SLOW: Final = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -329,6 +330,30 @@ def _rows(kilobytes: int, found: dict[str, list[dict[str, float]]]) -> list[list
     ]
 
 
+def plot(rows: list[list[str]], path: Path) -> None:
+    """Draw the rates of a table of `run`: one group of bars for each size of images."""
+    import matplotlib as mpl  # noqa: PLC0415 - not in the processes that are measured
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - the same
+
+    rates = [row for row in rows if row[1] == "messages/s"]
+    figure, axes = plt.subplots(figsize=(7.5, 3.2))
+    for place, (name, colour) in enumerate(zip(CONTENDERS, _COLOURS, strict=True)):
+        values = [float(row[2 + place]) for row in rates]
+        bars = axes.bar([group + 0.2 * place for group in range(len(rates))], values, 0.19, label=name, color=colour)
+        axes.bar_label(bars, fmt="{:,.0f}", fontsize=7)
+    axes.set_yscale("log")
+    axes.set_ylabel("messages/s")
+    axes.set_xticks([group + 0.3 for group in range(len(rates))], [f"images of {row[0]}" for row in rates])
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(ncols=len(CONTENDERS), frameon=False, fontsize=8, loc="upper right")
+    figure.patch.set_facecolor("white")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     """Run the benchmark, or the one contender that ``--task`` says."""
     from supervisor.commands.text import table  # noqa: PLC0415 - not in the processes that are measured
@@ -339,6 +364,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--size", type=int, choices=SIZES, action="append", help="KB of an image (default: all)")
     parser.add_argument("--part", type=float, default=1.0, help="of the messages")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the rates into an SVG")
     parser.add_argument("--fsync-ms", type=float, default=0.0, help="how much slower every fsync is made")
     arguments = parser.parse_args()
     if arguments.task is not None:
@@ -348,16 +374,15 @@ def main() -> None:
     if arguments.replay:
         print(table(run(runs=1, fsync_ms=arguments.fsync_ms, part=_REPLAY / SIZES[1], sizes=[1], replay=True)))
         return
-    print(
-        table(
-            run(
-                runs=arguments.runs,
-                fsync_ms=arguments.fsync_ms,
-                part=arguments.part,
-                sizes=arguments.size or tuple(SIZES),
-            )
-        )
+    rows = run(
+        runs=arguments.runs,
+        fsync_ms=arguments.fsync_ms,
+        part=arguments.part,
+        sizes=arguments.size or tuple(SIZES),
     )
+    print(table(rows))
+    if arguments.plot is not None:
+        plot(rows, arguments.plot)
 
 
 if __name__ == "__main__":

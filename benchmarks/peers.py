@@ -363,7 +363,7 @@ class Circus(Program):
     name = "circus"
     configuration = (
         "[circus]\nendpoint = ipc://{folder}/endpoint\npubsub_endpoint = ipc://{folder}/pubsub\n"
-        "stats_endpoint = ipc://{folder}/stats\n[watcher:service]\ncmd = sh\nargs = {script}\nnumprocesses = 1\n"
+        "[watcher:service]\ncmd = sh\nargs = {script}\nnumprocesses = 1\n"
     )
 
     def _options(self, path: Path) -> list[str]:

@@ -87,6 +87,10 @@ def main() -> None:
             asyncio.run(serve(settings, launcher, declared, notifier, listening))
     except BlockingIOError:
         _give_up([SupervisorError(f"another azaiond works with {settings.layout.state}; stop it first")])
+    except OSError as error:
+        if error.filename != str(settings.layout.daemon_lock):
+            raise
+        _give_up([SupervisorError(f"the lock of the state folder cannot be held: {error}; remove what is there")])
     except AzaionError as error:
         _give_up([error])
     except ExceptionGroup as group:

@@ -109,7 +109,15 @@ class Consumer:
             except BlockingIOError:
                 self._become(ConsumerState.WAITING_FOR_LOCK)
                 await self._pause(_LOCK_S)
+            except OSError as error:
+                # Something else lies there, or the disk refuses: to end and be started again would not help.
+                if self._error != (told := f"{error}: make it a file, or room for one"):
+                    _log.error("cannot lock the tree", error=told)
+                self._error = told
+                self._become(ConsumerState.WAITING_FOR_LOCK)
+                await self._pause(_LOCK_S)
             else:
+                self._error = None
                 return True
         return False
 
