@@ -16,6 +16,7 @@ A ``state.json`` that cannot be read, or is another attempt's, says that somethi
 the attempt is lost.
 """
 
+import errno
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -283,6 +284,11 @@ def held(folder: AttemptFolder) -> bool:
         return True
     except FileNotFoundError:
         return False
+    except OSError as error:
+        # A link, a folder or a socket in its place is held by nobody; whether the run lives its PIDs tell.
+        if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
+            return False
+        raise
 
 
 def _read(folder: AttemptFolder, name: str, kind: type[_Fact], nonce: str) -> _Fact | None:
