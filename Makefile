@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
+# Tests wait for one another's processes more than they work.
+WORKERS := $(shell n=$$(nproc); echo $$((n < 3 ? 3 : n > 4 ? 4 : n)))
 KILLS ?= 5000
 SOAK_S ?= 600
 SOAK_ROUNDS ?= 6
@@ -43,7 +45,7 @@ test: $(DEV) $(RABBITMQ) $(PROMTOOL) $(CHROMIUM) $(SWIFT) $(AGE) $(STRACE) ## in
 	@$(MAKE) --no-print-directory lint
 	@echo "skipped here: tests/gpu (needs an NVIDIA GPU: make test-gpu), the hours-long soak (make soak)"
 	@[ "$$(id -u)" = 0 ] || echo "skipped without root: tests/systemd (sudo $(BIN)/python -m pytest tests/systemd)"
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(COVER)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(COVER)
 
 test-gpu: $(DEV) ## the tests for a machine with an NVIDIA GPU
 	$(BIN)/python -m pytest tests/gpu -m gpu

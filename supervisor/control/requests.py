@@ -217,6 +217,11 @@ def _follows(kind: Kind, request: TrainRequest, config: Config) -> bool:
     return True
 
 
+def _there(datasets: Path, name: str) -> bool:
+    """Whether there is a dataset of this name, which leads nowhere else."""
+    return Path(name).name == name != ".." and (datasets / name).is_dir()
+
+
 def check_inputs(submission: Submission, config: Config) -> None:
     """Make sure that what a training is to begin with is there.
 
@@ -226,7 +231,7 @@ def check_inputs(submission: Submission, config: Config) -> None:
     if submission.kind is not Kind.TRAIN:
         return
     name = submission.parameters.get("dataset")
-    if name is not None and not (config.layout.datasets / name).is_dir():
+    if name is not None and not _there(config.layout.datasets, name):
         raise JobError(
             f"there is no dataset {name!r} in {config.layout.datasets}; without a dataset a training forms a new one"
         )
@@ -292,7 +297,7 @@ def _command(request: CommandRequest, owner: str) -> Submission:
 
 def _train(request: TrainRequest, config: Config, owner: str) -> Submission:
     defaults = config.training
-    if request.dataset is not None and not (config.layout.datasets / request.dataset).is_dir():
+    if request.dataset is not None and not _there(config.layout.datasets, request.dataset):
         raise JobError(f"there is no dataset {request.dataset!r} in {config.layout.datasets}")
     model = request.model or defaults.model
     _check_weights(model, config.layout)

@@ -406,3 +406,11 @@ def test_who_may_not_change_anything_is_recorded_ten_times_a_minute(server: Inst
     assert len(refused) == 10
     assert {(event["type"], event["outcome"], event["uid"]) for event in refused} == {("refused", "refused", 65534)}
     assert refused[0]["text"].startswith("POST /v1/retention/run: nobody may look but not change anything")
+
+
+@pytest.mark.parametrize("name", ["..", "../models", ".", "azaion-2020-01-01/../.."])
+def test_no_dataset_is_looked_for_elsewhere(strict: Installation, name: str) -> None:
+    strict.start()
+    aged.dataset(strict, "azaion-2020-01-01")
+    with pytest.raises(ClientError, match="there is no dataset"):
+        strict.client.post("/v1/jobs", {"kind": "train", "dataset": name, "hold": True})

@@ -157,12 +157,17 @@ def test_a_daemon_that_is_stopped_for_longer_is_started_by_no_call(server: Machi
     number = server.submit(UNTIL_TOLD % "longer")
     server.wait(number, "running")
     before = server.processes(number)
-    server.run("sh", "-c", "touch /run/azaion.stopped && systemctl stop azaion")
-    told = [server.run("azaionctl", "status", check=False) for _ in range(2)]
-    assert {done.returncode for done in told} == {4}
-    assert "has been stopped on purpose" in told[0].stderr
-    assert server.show("MainPID") == "0"
-    server.run("sh", "-c", told[0].stderr.partition("): ")[2].replace("sudo ", ""))
+    stopped = server.path("/run/azaion.stopped")
+    try:
+        server.run("sh", "-c", "touch /run/azaion.stopped && systemctl stop azaion")
+        status = ("/opt/azaion/current/bin/python", "-P", "-m", "supervisor.ctl", "status")
+        told = [server.run(*status, check=False) for _ in range(2)]
+        assert {done.returncode for done in told} == {4}, told
+        assert "has been stopped on purpose" in told[0].stderr
+        assert server.show("MainPID") == "0"
+        server.run("sh", "-c", told[0].stderr.partition("): ")[2].replace("sudo ", ""))
+    finally:
+        stopped.unlink(missing_ok=True)
     assert server.job(number)["state"] == "running"
     assert server.processes(number) == before
     (server.layout.state / "go-longer").touch()

@@ -37,7 +37,12 @@ def _commands(page: Path) -> Iterator[str]:
     text = page.read_text(encoding="utf-8")
     fences = re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL)
     lines = [line.partition("  #")[0] for fence in fences for line in fence.splitlines()]
-    quoted = re.findall(r"`((?:sudo )?azaionctl [^`\n]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    quoted = re.findall(r"`((?:sudo )?azaionctl [^`\n]*)`", plain)
+    if page.name == "operations.md":
+        # Where there is little room, without the program's name.
+        short = "|".join(sorted(MODULES, key=len, reverse=True))
+        quoted += [f"azaionctl {each}" for each in re.findall(rf"`((?:{short}) [^`\n]*)`", plain)]
     for line in lines + quoted:
         for part in re.split(r"&&|;|\|\|", line.replace(r"\|", "|")):
             # A manner of speaking, not a command.
