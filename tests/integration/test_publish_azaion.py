@@ -85,6 +85,7 @@ def test_only_the_publishing_process_holds_what_it_logs_in_with(
     server.start("publish.big-verified=1:stop")
     name, _ = publisher.model("first")
     number = server.json("publish", name)["id"]
+    server.wait(number, "running")
     state = server.attempt(number).state
     until(state.exists, "the shim has recorded its start")
     child: int = files.read_json(state)["child"]["pid"]
