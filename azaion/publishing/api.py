@@ -7,7 +7,7 @@ requests in `AzaionApi.upload` and `AzaionApi.fetch`, the key of what it hands o
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -251,7 +251,8 @@ class AzaionApi:
             sending = self._session.post(url, headers=headers, allow_redirects=False, **content)
             async with sending as response:
                 good = response.status < HTTPStatus.MULTIPLE_CHOICES
-                data = await _read(response.content, limit if good else _READ_BYTES)
+                with _hanging_up(response):
+                    data = await _read(response.content, limit if good else _READ_BYTES)
                 if good and len(data) > limit:
                     raise DamagedError(f"the API at {self._where} answers with more than {limit} bytes")
                 return _Answer(status=response.status, data=data, pause_s=_asked(response.headers.get("Retry-After")))
@@ -288,6 +289,17 @@ async def _read(content: aiohttp.StreamReader, limit: int) -> bytes:
         if len(data) > limit:
             break
     return bytes(data[: limit + 1])
+
+
+@contextmanager
+def _hanging_up(response: aiohttp.ClientResponse) -> Iterator[None]:
+    """End the connection at once if not all of an answer was read: TLS would take in the rest first."""
+    connection = response.connection
+    try:
+        yield
+    finally:
+        if not response.content.at_eof() and connection is not None and connection.transport is not None:
+            connection.transport.abort()
 
 
 def _trusting(authority: Path | None) -> ssl.SSLContext:
