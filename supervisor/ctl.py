@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from azaion import __version__
+from azaion import BUILD
 from azaion.errors import AzaionError
 from supervisor.control.client import Client, UnreachableError
 
@@ -74,7 +74,7 @@ def parser(modules: Iterable[str]) -> argparse.ArgumentParser:
     )
     whole.add_argument("--socket", type=Path, metavar="PATH", help="the daemon's socket (default: $AZAION_SOCKET)")
     whole.add_argument("--json", action="store_true", help="print JSON for scripts")
-    whole.add_argument("--version", action="version", version=f"azaionctl {__version__}")
+    whole.add_argument("--version", action="version", version=f"azaionctl {BUILD}")
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
     for module in dict.fromkeys(modules):
         importlib.import_module(f"supervisor.commands.{module}").register(commands)

@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 
 import structlog
 
-from azaion import __version__, config, declarations, files
+from azaion import BUILD, config, declarations, files
 from azaion.config import Config, LauncherName
 from azaion.declarations import Declarations
 from azaion.environment import env_file, resolve
@@ -63,7 +63,7 @@ def main() -> None:
         epilog="SIGTERM stops the daemon and leaves the runs alone; the next start finds them again.",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="a rendered config.yaml (default: from .env)")
-    parser.add_argument("--version", action="version", version=f"azaiond {__version__}")
+    parser.add_argument("--version", action="version", version=f"azaiond {BUILD}")
     arguments = parser.parse_args()
     _leave_no_memory()
     try:
@@ -235,8 +235,8 @@ async def serve(
             listening=listening,
             serving=notifier.ready,
         )
-        store.note("daemon-started", f"azaion {__version__}, pid {os.getpid()}")
-        _log.info("started", version=__version__, pid=os.getpid(), state=str(settings.layout.state))
+        store.note("daemon-started", f"azaion {BUILD}, pid {os.getpid()}")
+        _log.info("started", version=BUILD, pid=os.getpid(), state=str(settings.layout.state))
         if in_container():
             _log.warning("in a container: runs survive this daemon, but not the end of the container")
         gc.freeze()

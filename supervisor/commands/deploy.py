@@ -190,7 +190,13 @@ def screen(records: list[dict[str, Any]], deploys: list[dict[str, Any]]) -> str:
     """What there is, and what became of it."""
     rows = [["", "RELEASE", "SOURCE", "MADE", "USED BY"]]
     rows += [
-        ["*" if each["current"] else "", each["name"], each["source"][:19], _stamp(each["made"]), _users(each)]
+        [
+            "*" if each["current"] else "",
+            each["name"],
+            (each["commit"] or each["source"])[:19],
+            _stamp(each["made"]),
+            _users(each),
+        ]
         for each in records
     ]
     lines = [text.table(rows)]

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import structlog
 from aiohttp import web
 
-from azaion import __version__
+from azaion import COMMIT, __version__
 from azaion.config import Config
 from supervisor.consumer import ConsumerRoom
 from supervisor.control import protocol
@@ -202,6 +202,7 @@ class MachineRoutes:
             {
                 "name": "azaion",
                 "version": __version__,
+                "commit": COMMIT or None,
                 "protocol": protocol.VERSION,
                 "python": platform.python_version(),
                 "started": protocol.stamp(self._began),

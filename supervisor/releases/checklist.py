@@ -117,7 +117,7 @@ def _whole(folder: ReleaseFolder, release: Release) -> Check:
             text=f"{release.name} cannot be loaded: {reason}",
             cure=f"make it anew: sudo rm -r {folder.path}, and deploy the checkout again",
         )
-    return _ok("release", f"{release.name}, made of {release.source[:19]}, libraries of {release.environment}")
+    return _ok("release", f"{release.name}, made of {release.origin[:19]}, libraries of {release.environment}")
 
 
 def _tested(release: Release) -> Check:
@@ -126,7 +126,7 @@ def _tested(release: Release) -> Check:
         name="ci",
         outcome=Outcome.WARNING,
         text="whether its tests and its security scan were green cannot be seen from here",
-        cure=f"look at the CI of {release.source[:12]} before you go on",
+        cure=f"look at the CI of {release.origin[:12]} before you go on",
     )
 
 

@@ -26,6 +26,8 @@ PARTS: Final = (*PACKAGES, "etc/systemd", "requirements", ".env.example", "pypro
 COMMANDS: Final = {"azaiond": "supervisor.daemon", "azaionctl": "supervisor.ctl"}
 #: Where the daemon's unit may not look.
 _HIDDEN: Final = ("/home/", "/root/", "/run/user/", "/tmp/")  # noqa: S108 - nothing is written there
+#: As git leaves it in an archive.
+_COMMIT: Final = re.compile(r'^_COMMIT: Final = "([0-9a-f]{40,64})"$', re.MULTILINE)
 _VERSION: Final = re.compile(r'^__version__ = "([0-9A-Za-z.+-]+)"$', re.MULTILINE)
 _SHOWN: Final = 12
 #: The daemon and the command line can be loaded, and what of the state they know.
@@ -124,11 +126,13 @@ class _Source:
         folder: a copy of it.
         version: of the product.
         mark: the commit, or the digest of all files.
+        commit: which commit it says that it is.
     """
 
     folder: Path
     version: str
     mark: str
+    commit: str | None
 
     @property
     def name(self) -> str:
@@ -192,6 +196,7 @@ def make(shelf: Shelf, path: Path, environment: Environment, say: Callable[[str]
                 made=time.time(),
                 schema=_probed(staging),
                 environment=environment.text,
+                commit=source.commit,
             )
             files.write_json(staging.record, release.record())
             files.sync_filesystem(staging.path)
@@ -229,10 +234,11 @@ def _taken(path: Path, scratch: Path) -> _Source:
             else:
                 shutil.copy2(path / part, copy)
         mark = f"sha256:{_digest(scratch)}"
-    found = _VERSION.search((scratch / "azaion/__init__.py").read_text(encoding="utf-8"))
-    if found is None:
+    text = (scratch / "azaion/__init__.py").read_text(encoding="utf-8")
+    if (found := _VERSION.search(text)) is None:
         raise ReleaseError(f"{path}/azaion/__init__.py names no version")
-    return _Source(folder=scratch, version=found[1], mark=mark)
+    commit = _COMMIT.search(text)
+    return _Source(folder=scratch, version=found[1], mark=mark, commit=commit[1] if commit else None)
 
 
 def _digest(folder: Path) -> str:

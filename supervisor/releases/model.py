@@ -41,6 +41,8 @@ class Release:
         made: when, in seconds since 1970.
         schema: of the state database that it reads and writes.
         environment: where its libraries come from: the lock that they were installed by, or a folder.
+        commit: what the source says that it is of; None of a folder that was copied out of a checkout, and of releases
+            that were made before this was asked.
     """
 
     name: str
@@ -49,6 +51,12 @@ class Release:
     made: float
     schema: int
     environment: str
+    commit: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, for people."""
+        return self.commit or self.source
 
     def record(self) -> dict[str, Any]:
         """As ``release.json`` holds it."""
@@ -93,7 +101,8 @@ def release_of(record: Mapping[str, Any]) -> Release:
         ReleaseError: it is none.
     """
     try:
-        return Release(**{field.name: record[field.name] for field in fields(Release)})
+        told = {field.name: record[field.name] for field in fields(Release) if field.name != "commit"}
+        return Release(**told, commit=record.get("commit"))
     except KeyError as error:
         raise ReleaseError(f"the record of a release lacks {error}") from None
 

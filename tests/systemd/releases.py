@@ -1,5 +1,6 @@
 """Checkouts to make releases of, good ones and broken ones, on a server on which nothing is installed."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -15,8 +16,13 @@ QUICKLY: Final = ("--environment", "/opt/environment", "--steady", "1", "--withi
 UNINSTALLED: Final = "cd {0} && $(readlink -f /opt/environment/bin/python) -B -m supervisor.ctl {1}"
 
 
+def commit(name: str) -> str:
+    """The commit that a folder of that name is of, so it says."""
+    return hashlib.sha1(name.encode()).hexdigest()  # noqa: S324 - as git has it
+
+
 def checkout(server: Machine, name: str, **edits: tuple[str, str]) -> str:
-    """An unpacked folder of the product; of the files (``__`` for ``/``) one text is put before another.
+    """An unpacked archive of the product; of the files (``__`` for ``/``) one text is put before another.
 
     Args:
         server: where it lies.
@@ -36,7 +42,8 @@ def checkout(server: Machine, name: str, **edits: tuple[str, str]) -> str:
         assert old in text, (file, old)
         path.write_text(text.replace(old, new), encoding="utf-8")
     module = folder / "azaion/__init__.py"
-    module.write_text(module.read_text(encoding="utf-8") + f"\n# {name}\n", encoding="utf-8")
+    text = module.read_text(encoding="utf-8").replace("$Format:%H$", commit(name))
+    module.write_text(f"{text}\n# {name}\n", encoding="utf-8")
     return f"/srv/{name}"
 
 

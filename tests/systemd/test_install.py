@@ -7,7 +7,7 @@ import pytest
 
 from tests.systemd.conftest import without_reason
 from tests.systemd.machine import Machine, machine
-from tests.systemd.releases import QUICKLY, checkout, control, current, daemons_release, first, settings
+from tests.systemd.releases import QUICKLY, checkout, commit, control, current, daemons_release, first, settings
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
@@ -53,6 +53,10 @@ def test_from_nothing_and_again_and_back(fresh: Machine) -> None:
     assert owner(server, f"/opt/azaion/releases/{name}/bin/python").endswith("root:root")
     writable = server.run("find", "/opt/azaion", "-perm", "/022", "!", "-type", "l").stdout
     assert not writable
+
+    # It was unpacked from an archive of a commit, and knows it.
+    assert commit("first")[:12] in server.run("azaionctl", "--version").stdout
+    assert commit("first")[:12] in server.run("azaionctl", "releases").stdout
 
     # A second time nothing is done, and nobody notices.
     daemon = server.show("MainPID")

@@ -13,7 +13,13 @@ CI = ROOT / "etc" / "ci"
 #: Stands for ssh: the server is this machine, and its shell gets the words as ssh hands them over.
 SSH = '#!/bin/bash\nwhile [[ $1 == -* ]]; do shift 2; done\nshift\nexec sh -c "$*"\n'
 #: Stands for sudo: tells what it is to do, and what it finds there.
-SUDO = '#!/bin/bash\nprintf "%s\\n" "$*"\nshift 3\nls -a "$1" 2>/dev/null\nexit ${DEPLOYED:-0}\n'
+SUDO = r"""#!/bin/bash
+printf "%s\n" "$*"
+shift 3
+ls -a "$1" 2>/dev/null
+grep ^_COMMIT "$1/azaion/__init__.py" 2>/dev/null
+exit ${DEPLOYED:-0}
+"""
 
 
 @pytest.fixture
@@ -49,6 +55,7 @@ def test_a_deploy_takes_the_source_along(programs: Path) -> None:
     assert folder.name == commit()
     assert {"azaion", "supervisor", "workers", "etc", "requirements", ".env.example", "pyproject.toml"} <= set(found)
     assert ".git" not in found
+    assert f'_COMMIT: Final = "{commit()}"' in found
     assert not folder.parent.exists()
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 import yaml
 
-from azaion import __version__, dataset, evaluation, files, models
+from azaion import BUILD, dataset, evaluation, files, models
 from azaion.dataset import DatasetError, Snapshot
 from azaion.errors import AzaionError
 from azaion.layout import AttemptFolder, JobFolder, Layout, ModelFolder, RunFolder
@@ -72,7 +72,7 @@ def facts(sources: Sources, samples: Samples | Absent) -> Facts:
     older, note = _older(sources, attempts)
     return Facts(
         made=datetime.now(UTC),
-        release=__version__,
+        release=BUILD,
         job=_job(sources, attempts),
         attempts=attempts,
         older=older,

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from azaion import __version__, config, dataset, files, models
+from azaion import BUILD, config, dataset, files, models
 from azaion.dataset import Snapshot
 from azaion.errors import AzaionError
 from azaion.layout import AttemptFolder, Layout
@@ -167,7 +167,7 @@ class Session:
                 "metrics": metrics,
                 "epochs": last.generation.epoch,
                 "best_epoch": best.generation.epoch,
-                "release": __version__,
+                "release": BUILD,
                 "classes": snapshot.manifest["classes"],
                 "arguments": arguments,
                 "dataset": {

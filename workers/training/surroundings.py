@@ -7,14 +7,14 @@ from typing import Any, Final
 
 import torch
 
-from azaion import __version__
+from azaion import BUILD
 
 _PACKAGES: Final = ("torch", "ultralytics-opencv-headless", "numpy")
 
 
 def facts() -> dict[str, Any]:
     """What is known of it, by names for people. Never fails: what cannot be found is left out."""
-    found: dict[str, Any] = {"release": __version__, "python": platform.python_version()}
+    found: dict[str, Any] = {"release": BUILD, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package.split("-", 1)[0]] = metadata.version(package)
