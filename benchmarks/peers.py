@@ -5,6 +5,7 @@ ours          azaiond, launcher fork; a service of ``azaion.yaml``
 task-spooler  tsp, from Debian; its queue is in memory, and there is nothing to set
 gflow         gflowd, gbatch and gqueue (the package runqd); each job in a tmux session
 gq            gq (the package gq-local) on GPUs of the tests' fake driver
+Slurm         slurmctld and slurmd on one node, from Debian (benchmarks/slurm.py); both are killed
 supervisord   ``autorestart=true``, ``startsecs=0``
 circus        a watcher; it looks every 5 s, unless told otherwise
 ============  =======================================================================================================
@@ -32,8 +33,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from benchmarks import slurm
 from benchmarks.measure import machine
 from benchmarks.queues import Gflow, Ours, Queue, TaskSpooler, started
+from benchmarks.slurm import Slurm
 from supervisor import processes
 from supervisor.control.client import ClientError
 from tests.installations import Installation, installation
@@ -50,7 +53,7 @@ _END: Final = "<!-- end of figures -->"
 #: Jobs that have ended, while the queue is asked for what there is.
 _HISTORY: Final = 300
 #: So long it is waited for what will perhaps never come.
-_PATIENCE_S: Final = 5.0
+_PATIENCE_S: Final = 10.0
 RUNNING: Final = "running"
 
 
@@ -266,6 +269,31 @@ class GqQueue(Subject):
         except ValueError:
             return ""
         return RUNNING if found["state"] == "RUNNING" else str(found["exit_code"])
+
+
+class SlurmQueue(Subject):
+    """Slurm."""
+
+    queue: Slurm
+
+    def number(self, told: str) -> str:
+        return told.strip()
+
+    def kill(self) -> None:
+        self.queue.kill()
+
+    def again(self) -> None:
+        self.queue.launch()
+
+    def told(self, job: str) -> str:
+        found = dict(word.split("=", 1) for word in self.run(*self.queue.show(job)).split() if "=" in word)
+        if found.get("JobState") == "RUNNING":
+            return RUNNING
+        # As code:signal.
+        return found.get("ExitCode", "").partition(":")[0] if found.get("EndTime", "Unknown") != "Unknown" else ""
+
+    def history(self) -> list[str]:
+        return [*self.queue.status(), "--states=all"]
 
 
 class Keeper(ABC):
@@ -488,6 +516,10 @@ def queues() -> Iterator[list[Subject]]:
             gq = Gq(_folder(folder, "gq"), program)
             held.callback(gq.end)
             found.append(GqQueue(gq))
+        if place := slurm.unpacked(_PEERS / "slurm"):
+            cluster = Slurm(_folder(folder, "slurm"), place)
+            held.callback(_quietly, cluster.end)
+            found.append(SlurmQueue(cluster))
         yield found
 
 
