@@ -11,6 +11,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 # Tests wait for one another's processes more than they work.
 WORKERS := $(shell n=$$(nproc); echo $$((n < 3 ? 3 : n > 4 ? 4 : n)))
 KILLS ?= 5000
+CASES ?= 1000000
 SOAK_S ?= 600
 SOAK_ROUNDS ?= 6
 UV := $(VENV)/lock/bin/uv
@@ -22,11 +23,12 @@ CHROMIUM := $(VENV)/chromium
 SWIFT := $(VENV)/swift
 AGE := $(VENV)/age
 STRACE := $(VENV)/strace
+GUIDED := $(VENV)/guided
 
 # COVERAGE=1 counts which lines the tests run, in every process that they start, which takes longer.
 COVER := $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
-.PHONY: help demo picture pictures test test-gpu lint format bench soak mutants fresh install uninstall lock clean
+.PHONY: help demo picture pictures test test-gpu lint format bench soak mutants guided fresh install uninstall lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -68,6 +70,9 @@ soak: $(DEV) $(STRACE) $(RABBITMQ) ## everything at once (SOAK_S=600 seconds, SO
 
 mutants: $(DEV) $(STRACE) ## break each promise on purpose, one after the other, and see that the tests notice (some minutes)
 	AZAION_MUTANTS=all $(BIN)/python -m pytest tests/mutants --override-ini timeout=0
+
+guided: $(DEV) $(GUIDED) ## what comes from the broker, made up by a fuzzer that sees which branches it reaches: CASES=1000000
+	PYTHONPATH=$(GUIDED) $(BIN)/python -m tests.faults.guided --runs $(CASES)
 
 fresh: $(DEV) ## make a server of a fresh Debian by the words of docs/deployment.md, and train on it (sudo, debootstrap, the network; minutes)
 	$(SUDO) env AZAION_FRESH=1 $(BIN)/python -m pytest tests/systemd/test_fresh.py -s
@@ -129,6 +134,10 @@ $(AGE): | $(BIN)/python
 
 $(STRACE): | $(BIN)/python
 	@bash tests/strace.sh $@
+
+$(GUIDED): requirements/guided.lock | $(BIN)/python
+	$(PIP) install --require-hashes --no-deps --target $@ -r requirements/guided.lock
+	@touch $@
 
 $(UV): | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/lock

@@ -155,7 +155,11 @@ def read_json(path: Path) -> dict[str, Any]:
         FileError: it is there and is not a JSON object (torn, hostile, a link, too large).
     """
     try:
-        value = json.loads(read_small(path, limit=MAX_JSON_BYTES))
+        data = read_small(path, limit=MAX_JSON_BYTES)
+        value = json.loads(data)
+        if b"\\u" in data:
+            # Half a character can be read, but neither shown nor written, by whoever gets it.
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is not a JSON file: {error}") from None
     if not isinstance(value, dict):

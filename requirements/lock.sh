@@ -17,3 +17,4 @@ lock annotation-queue --constraint requirements/train.lock
 lock dev --extra dev
 "${compile[@]}" --generate-hashes requirements/build.in -o requirements/build.lock
 "${compile[@]}" --generate-hashes requirements/tools.in -o requirements/tools.lock
+"${compile[@]}" --generate-hashes requirements/guided.in -o requirements/guided.lock

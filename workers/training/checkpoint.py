@@ -210,7 +210,11 @@ class CheckpointStore:
                     return f"is torn in {torn}"
         except (OSError, zipfile.BadZipFile, zlib.error) as error:
             return f"cannot be read ({error})"
-        return found if found.epoch > 0 else "holds no finished epoch"
+        return (
+            found
+            if 0 < found.epoch <= found.epochs
+            else f"is of epoch {found.epoch} of {found.epochs}, as its manifest has it"
+        )
 
     def _read_manifest(self) -> _Manifest:
         try:
@@ -250,7 +254,8 @@ class CheckpointStore:
 
     def _clear_temporaries(self) -> None:
         for path in self._run.weights.glob(f"{files.TEMPORARY_PREFIX}*"):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(IsADirectoryError):
+                path.unlink(missing_ok=True)
 
 
 def _set_aside(path: Path) -> None:
@@ -273,7 +278,12 @@ def _link(source: Path, target: Path) -> None:
                 raise
             shutil.copyfile(source, temporary)
             files.fsync_file(temporary)
-        temporary.replace(target)
+        try:
+            temporary.replace(target)
+        except IsADirectoryError:
+            # What is no file would stop every save from here on.
+            _set_aside(target)
+            temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
