@@ -83,6 +83,9 @@ class Subject(ABC):
         path.write_text(f"{script}\n", encoding="utf-8")
         return self.number(self.run(*self.queue.submit(["sh", str(path)])))
 
+    def prepare(self) -> None:  # noqa: B027 - most need nothing
+        """Make good what the last death has left behind, where that takes a person."""
+
     @abstractmethod
     def number(self, told: str) -> str:
         """The job's name, from what the command has printed."""
@@ -279,6 +282,9 @@ class SlurmQueue(Subject):
     def number(self, told: str) -> str:
         return told.strip()
 
+    def prepare(self) -> None:
+        self.queue.begin_anew()
+
     def kill(self) -> None:
         self.queue.kill()
 
@@ -438,6 +444,7 @@ def _alive(pid: int) -> bool:
 
 def killed_under_a_run(subject: Subject, number: int) -> dict[str, bool]:
     """SIGKILL of the daemon under a run, which then is told to end with 7."""
+    subject.prepare()
     go, mark = subject.queue.folder / f"go-{number}", f"run-{number}"
     job = subject.file(f"echo {mark} $$ >> {subject.ledger}\nuntil [ -e {go} ]; do sleep 0.05; done\nexit 7")
 
@@ -459,6 +466,7 @@ def killed_under_a_run(subject: Subject, number: int) -> dict[str, bool]:
 
 def killed_after_the_answer(subject: Subject, number: int) -> int:
     """SIGKILL of the daemon as soon as a job is acknowledged; returns how often the job then runs."""
+    subject.prepare()
     mark = f"answered-{number}"
     subject.file(f"echo {mark} >> {subject.ledger}")
     subject.kill()

@@ -61,8 +61,6 @@ class Slurm(Queue):
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         (libraries,) = unpacked.glob("usr/lib/*/slurm-wlm")
         self._search = f"{libraries.parent}:{libraries}:{unpacked / 'lib' / libraries.parent.name}"
-        for name in ("state", "spool"):
-            (folder / name).mkdir()
         key = folder / "munge.key"
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(1024))
@@ -83,8 +81,7 @@ class Slurm(Queue):
             "munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}", *places
         )
         until((folder / "munge.socket").exists, "munged listens")
-        self.launch()
-        until(lambda: " idle " in self._told("sinfo", "--noheader"), "the node is there", 30)
+        self._begin()
 
     def launch(self) -> None:
         """Start both daemons, also again after their death."""
@@ -92,6 +89,20 @@ class Slurm(Queue):
         stepd = str(self._servers / "slurmstepd-wlm")
         self._start("slurmd-wlm", "-D", "-d", stepd, "-N", self._host)
         until(lambda: "is UP" in self._told("scontrol", "ping"), "slurmctld answers")
+
+    def begin_anew(self) -> None:
+        """Forget all jobs: who finds one that it has forgotten drains the node, and gives its number to another."""
+        self.kill()
+        self._kill_steps()
+        for name in ("state", "spool"):
+            shutil.rmtree(self.folder / name)
+        self._begin()
+
+    def _begin(self) -> None:
+        for name in ("state", "spool"):
+            (self.folder / name).mkdir()
+        self.launch()
+        until(lambda: " idle " in self._told("sinfo", "--noheader"), "the node is there")
 
     def kill(self) -> None:
         """SIGKILL both."""
@@ -106,10 +117,7 @@ class Slurm(Queue):
         for daemon in reversed(self._daemons.values()):
             daemon.send_signal(signal.SIGTERM)
             daemon.wait(20)
-        # A step that cannot tell the others of its end tries for minutes.
-        for pid in self._steps():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        self._kill_steps()
 
     @property
     def pid(self) -> int:
@@ -132,6 +140,12 @@ class Slurm(Queue):
 
     def block(self) -> None:
         raise NotImplementedError
+
+    def _kill_steps(self) -> None:
+        # A step that cannot tell the others of its end tries for minutes.
+        for pid in self._steps():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _steps(self) -> Iterator[int]:
         """The processes that hold its jobs."""
