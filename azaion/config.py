@@ -45,6 +45,7 @@ __all__ = [
     "diff",
     "load",
     "make_folders",
+    "make_state_folder",
     "render",
     "resolve",
     "settings",
@@ -187,10 +188,23 @@ def make_folders(layout: Layout) -> None:
     if not layout.root.is_dir():
         raise ConfigError("The root of the data is absent:", [f"{layout.root} is no folder"])
     for folder in (layout.state, *layout.folders()):
-        try:
-            files.make_folder(folder)
-        except OSError as error:
-            raise ConfigError("A folder cannot be made:", [f"{folder}: {error.strerror}"]) from None
+        _make(folder)
+
+
+def make_state_folder(layout: Layout) -> None:
+    """Make the folder that has the lock, and nothing else.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    _make(layout.state)
+
+
+def _make(folder: Path) -> None:
+    try:
+        files.make_folder(folder)
+    except OSError as error:
+        raise ConfigError("A folder cannot be made:", [f"{folder}: {error.strerror}"]) from None
 
 
 # The one pass over the values, wherever they come from.

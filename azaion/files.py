@@ -65,6 +65,10 @@ def make_folder(path: Path) -> None:
     while not folder.is_dir():
         missing.append(folder)
         folder = folder.parent
+    with contextlib.suppress(PermissionError), os.scandir(folder) as entries:
+        # Nobody has used it yet, and who made it may have died before its name was flushed.
+        if next(entries, None) is None:
+            fsync_folder(folder.parent)
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
         fsync_folder(folder.parent)

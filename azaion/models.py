@@ -90,6 +90,8 @@ def register(
     if not layout.root.is_dir():
         raise ModelError(f"{layout.root} is absent: if it lies on a disk of its own, mount that disk")
     if (known := find(layout, key)) is not None:
+        # Who registered it may have died before its name was flushed.
+        durable.fsync_folder(layout.models)
         return known
     durable.make_folder(layout.models)
     # One name for each key: what a crash left of an earlier copy goes away here.

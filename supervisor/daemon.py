@@ -72,18 +72,17 @@ def main() -> None:
         launcher = launcher_of(settings)
         notifier = Notifier(os.environ)
         listening = handed_over(os.environ, settings.daemon.socket)
+        config.make_state_folder(settings.layout)
     except AzaionError as error:
-        print(f"azaiond: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
-        sys.exit(EX_CONFIG)
-    except OSError as error:
-        # Not the configuration's fault, so that another start may help.
-        _give_up([SupervisorError(f"the state folder cannot be written: {error}; make room on its disk")])
+        _give_up([error], EX_CONFIG)
     # What publishing logs in with is not ours to know: it is read by the process that publishes, and dies with it.
     ours = replace(settings, api=None)
     hidden = secrets(ours, declared, environment=os.environ, env_file=env_file(os.environ))
     configure(settings.daemon.log_format, Redaction(hidden))
     try:
         with files.locked(settings.layout.daemon_lock, wait=False):
+            # Not before: who is refused leaves alone what the other one's children read.
+            prepare(settings)
             asyncio.run(serve(settings, launcher, declared, notifier, listening))
     except BlockingIOError:
         _give_up([SupervisorError(f"another azaiond works with {settings.layout.state}; stop it first")])
@@ -92,7 +91,7 @@ def main() -> None:
             raise
         _give_up([SupervisorError(f"the lock of the state folder cannot be held: {error}; remove what is there")])
     except AzaionError as error:
-        _give_up([error])
+        _give_up([error], EX_CONFIG if isinstance(error, config.ConfigError) else 1)
     except ExceptionGroup as group:
         known, unknown = group.split(AzaionError)
         if unknown is not None:
@@ -110,26 +109,38 @@ def _leave_no_memory() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
-def _give_up(errors: Sequence[Exception]) -> NoReturn:
+def _give_up(errors: Sequence[Exception], code: int = 1) -> NoReturn:
     for error in errors:
         print(f"azaiond: {error}", file=sys.stderr)  # noqa: T201 - the last word, for whoever started it
-    sys.exit(1)
+    sys.exit(code)
 
 
 def configuration(path: Path | None) -> Config:
-    """The configuration from a rendered file, or else from ``.env`` and the environment, rendered for the children.
+    """The configuration from a rendered file, or else from ``.env`` and the environment.
 
     Raises:
         AzaionError: it is wrong, or the root of the data is absent.
     """
     settings = config.settings(os.environ, env_file(os.environ)) if path is None else config.load(path)
     config.check_root(settings)
+    return settings
+
+
+def prepare(settings: Config) -> None:
+    """Make the folders that are missing, and write the configuration down for the children.
+
+    Raises:
+        ConfigError: a folder cannot be made.
+        SupervisorError: the disk refuses, which another start may mend.
+    """
     config.make_folders(settings.layout)
     rendered = settings.layout.config
-    # Where nothing has changed nothing is written: a full disk must not keep the daemon from starting.
-    if not rendered.exists() or rendered.read_bytes() != config.render(settings).encode():
-        config.write(settings, rendered)
-    return settings
+    try:
+        # Where nothing has changed nothing is written: a full disk must not keep the daemon from starting.
+        if not rendered.exists() or rendered.read_bytes() != config.render(settings).encode():
+            config.write(settings, rendered)
+    except OSError as error:
+        raise SupervisorError(f"the state folder cannot be written: {error}; make room on its disk") from None
 
 
 def launcher_of(settings: Config) -> Launcher:

@@ -120,6 +120,33 @@ async def clear(nonce: str) -> int:
     return killed
 
 
+def holders(path: Path) -> list[Identity]:
+    """Every process that we may look at and that has the flock of ``path``, taken by itself or inherited."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return []
+    found = []
+    for folder in _PROC.iterdir():
+        if not folder.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError):
+            who = identify(int(folder.name))
+            if who is not None and any(_locks(folder, each.name, status) for each in (folder / "fd").iterdir()):
+                found.append(who)
+    return found
+
+
+def _locks(process: Path, descriptor: str, file: os.stat_result) -> bool:
+    """Whether a descriptor is of this file and holds its lock, and has not merely opened it, as a backup does."""
+    try:
+        told = (process / "fd" / descriptor).stat()
+        same = (told.st_dev, told.st_ino) == (file.st_dev, file.st_ino)
+        return same and b"FLOCK" in (process / "fdinfo" / descriptor).read_bytes()
+    except OSError:
+        return False
+
+
 def lock_holder(path: Path) -> int | None:
     """The PID in /proc/locks of whoever took the flock of ``path``; None if it is free or the taker is not visible.
 

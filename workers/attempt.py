@@ -72,11 +72,13 @@ def _run(name: str, begin: Callable[[AttemptFolder, StopSwitch], Work]) -> int:
         return ExitCode.CONFIG
     folder = AttemptFolder(path=Path(argument).absolute())
     stop = StopSwitch()
-    stop.install()
     work = None
     try:
+        stop.install()
         work = begin(folder, stop)
         work.run()
+        # It is done, and shall be told, whoever asks for an end from here on.
+        stop.ignore()
         code, message = ExitCode.SUCCEEDED, work.account.message
     except BaseException as error:  # every end has its exit code and its last word
         stop.ignore()

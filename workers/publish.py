@@ -13,8 +13,7 @@ from workers.training.stop import StopSwitch
 
 
 def _begin(folder: AttemptFolder, stop: StopSwitch) -> Session:
-    del stop  # It may be broken off anywhere.
-    return Session(assignment.load(folder, Spec), folder)
+    return Session(assignment.load(folder, Spec), folder, stop)
 
 
 if __name__ == "__main__":

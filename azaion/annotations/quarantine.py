@@ -136,6 +136,8 @@ class Quarantine:
         """
         target = self._place(message.offset, incarnation)
         if target.exists():
+            # Whoever put it there may have died, or failed, before its name was flushed.
+            files.fsync_folder(target.parent)
             return target
         temporary = files.temporary_for(target)
         temporary.mkdir()

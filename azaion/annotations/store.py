@@ -113,6 +113,8 @@ class AnnotationStore:
         self._labels = {folder: str(files_of.labels) for folder, files_of in folders.items()}
         self.quarantine = Quarantine(layout.quarantine)
         self._careful = _CAREFUL
+        #: What a predecessor that was killed, or a commit that failed, has renamed may not be on the disk.
+        self._unflushed = True
         self._unrecorded: frozenset[str] | None = None
         self._retries = 0
         self._latest: Group | None = None
@@ -369,6 +371,10 @@ class AnnotationStore:
             self._write(group)
         assert group.written is not None  # noqa: S101 - of the type
         content, record = group.written
+        if self._unflushed:
+            # Whoever finds a file where it belongs does not flush its folder any more.
+            files.sync_filesystem(self._layout.root)
+        self._unflushed = True
         _sync([temporary for temporary, _ in (*content, *record)], self._layout.root)
         failpoints.hit("store.files.written")
         for temporary, target in content:
@@ -386,6 +392,7 @@ class AnnotationStore:
         if record:
             files.fsync_folder(self._layout.records)
         group.entries, group.written = {}, None
+        self._unflushed = False
         failpoints.hit("store.records.written")
 
     def _prepare(self, entry: _Entry, content: list[tuple[str, str]], record: list[tuple[str, str]]) -> None:

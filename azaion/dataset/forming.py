@@ -82,6 +82,8 @@ def form(
     with files.locked(layout.datasets_lock):
         _sweep(layout)
         if (found := _with_key(layout, key)) is not None:
+            # Who formed it may have died before its name was flushed.
+            files.fsync_folder(layout.datasets)
             return found
         classes = user_classes.read(layout.classes)
         building = files.temporary_for(layout.datasets / "snapshot")

@@ -121,6 +121,9 @@ class Procedure:
                 return Outcome(told=told, sent=self._sent, withheld=withheld)
             self._put(manifest_of(told.model), held.manifest)
             failpoints.hit("publish.manifest-sent")
+            # That may have taken minutes, in which somebody may have gone back to another model.
+            if withheld := order.allowed():
+                return Outcome(told=told, sent=self._sent, withheld=withheld)
             self._put(CURRENT, held.manifest)
             failpoints.hit("publish.pointer-switched")
             if told.format == ModelFormat.LEGACY:

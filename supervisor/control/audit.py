@@ -74,10 +74,10 @@ class Audit:
         if not actor.recorded:
             self._record(request, actor, "asked", "nothing was to be changed")
 
-    def left(self, request: web.Request, actor: Actor) -> None:
-        """Whoever has asked for a change went away before the answer."""
+    def cut_off(self, request: web.Request, actor: Actor) -> None:
+        """A change was not brought to its end: whoever asked for it has hung up too early, or we end."""
         if not actor.recorded:
-            self._record(request, actor, "asked", "the client went away before the answer")
+            self._record(request, actor, "request-failed", "cut off before it was done")
 
     def refused(self, request: web.Request, actor: Actor, status: int, reason: str) -> None:
         """A change has been refused, or has failed."""

@@ -58,6 +58,10 @@ from supervisor.units.room import UnitRoom
 #: A waiting client hears at least this often that nothing has happened.
 LONG_POLL_S: Final = 30.0
 _BACKLOG: Final = 128
+#: So long an end of the daemon waits for changes that are under way.
+_FINISH_S: Final = 5.0
+#: A change of a job is one step of the event loop: nobody can hang up in the middle of it.
+_AT_ONCE: Final = "/v1/jobs"
 #: So many of those that wait are in the status; `list` has all.
 _SHOWN: Final = 100
 #: SQLite's integers have 64 bits.
@@ -120,6 +124,7 @@ class Server:
             alerts=self._alerts,
         )
         self._audit = Audit(store)
+        self._under_way: set[asyncio.Task[web.StreamResponse]] = set()
         self._began = time.time()
         self._change = asyncio.Event()
         store.listen(self._announce)
@@ -178,6 +183,7 @@ class Server:
             await self._machines.run()
         finally:
             await runner.cleanup()
+            await self._finish()
 
     def _announce(self) -> None:
         change, self._change = self._change, asyncio.Event()
@@ -202,16 +208,44 @@ class Server:
         request[_peer_key], request[_actor_key] = peer, actor
         if request.method == "GET":
             return await handler(request)
+        if request.path.startswith(_AT_ONCE):
+            return await self._carry_out(request, handler, actor)
+        # A change that has begun is brought to its end and recorded, also if whoever asked for it hangs up.
+        change = asyncio.ensure_future(self._carry_out(request, handler, actor))
+        self._under_way.add(change)
+        change.add_done_callback(self._done)
+        return await asyncio.shield(change)
+
+    async def _carry_out(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+        actor: Actor,
+    ) -> web.StreamResponse:
         try:
             response = await handler(request)
         except web.HTTPException as error:
             self._audit.refused(request, actor, error.status, _reason(error))
             raise
         except asyncio.CancelledError:
-            self._audit.left(request, actor)
+            self._audit.cut_off(request, actor)
             raise
         self._audit.answered(request, actor)
         return response
+
+    def _done(self, change: "asyncio.Task[web.StreamResponse]") -> None:
+        self._under_way.discard(change)
+        if not change.cancelled():
+            # Nobody may be there any more to hear of it.
+            change.exception()
+
+    async def _finish(self) -> None:
+        """Wait for the changes that are under way, but not for long: what is cut off is recorded as such."""
+        if self._under_way:
+            _, late = await asyncio.wait(self._under_way, timeout=_FINISH_S)
+            for change in late:
+                change.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     @web.middleware
     async def _permit(

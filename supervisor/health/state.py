@@ -40,7 +40,9 @@ def read(layout: Layout) -> Database:
     """
     total = sum(path.stat().st_size for path in layout.database_files if path.exists())
     try:
-        with closing(sqlite3.connect(f"file:{layout.database}?mode=ro", uri=True, timeout=2.0)) as connection:
+        with closing(
+            sqlite3.connect(f"{layout.database.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)
+        ) as connection:
             (told,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.OperationalError as error:
         raise UnreadableError(f"{layout.database}: {error}") from None

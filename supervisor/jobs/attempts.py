@@ -159,7 +159,8 @@ class Keeper:
             case Verdict.FENCE:
                 await self._fence(folder, attempt)
             case _:
-                await processes.clear(attempt.nonce)
+                shim = looks.shim_of(evidence.state) if evidence.state is not None and evidence.shim_alive else None
+                await looks.clear(folder, attempt.nonce, shim)
                 self._launcher.release(_name(self._store.get(number), attempt))
                 self._end(number, attempt, folder, evidence, verdict)
                 return True

@@ -16,7 +16,10 @@ A ``state.json`` that cannot be read, or is another attempt's, says that somethi
 the attempt is lost.
 """
 
+import asyncio
 import errno
+import os
+import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +31,7 @@ import msgspec
 from azaion import files
 from azaion.layout import AttemptFolder
 from supervisor import processes
+from supervisor.errors import ProcessError
 from supervisor.jobs.model import Measure
 from supervisor.jobs.outcome import Ending, Source
 from supervisor.processes import Identity
@@ -40,6 +44,8 @@ _Code = Annotated[int, msgspec.Meta(ge=-1024, le=1024)]
 _Time = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 #: A last word is a few lines; the limit is there for whoever writes gigabytes.
 _MAX_BYTES: Final = 1 << 20
+#: A shim that has said its last word has nothing left to do but to end.
+_LAST_WORD_S: Final = 5.0
 
 
 class _Process(msgspec.Struct):
@@ -289,6 +295,38 @@ def held(folder: AttemptFolder) -> bool:
         if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
             return False
         raise
+
+
+async def clear(folder: AttemptFolder, nonce: str, shim: Identity | None = None) -> None:
+    """Kill all that is left of an attempt that has ended: who carries its nonce, and who has inherited its lock.
+
+    A process may have left the group of its attempt and overwritten its environment; the lock it cannot give away.
+
+    Args:
+        folder: the attempt.
+        nonce: that of its spec.
+        shim: it may be about to end, for it has said its last word.
+
+    Raises:
+        ProcessError: whoever holds the lock is hidden from us. What the attempt had is not free then.
+    """
+    if shim is not None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORD_S):
+                await processes.gone(shim)
+    await processes.clear(nonce)
+    while held(folder):
+        found = await asyncio.to_thread(processes.holders, folder.lock)
+        # Retention tries locks, too, in a thread of ours.
+        left = [process for process in found if process.pid != os.getpid()]
+        if not left and not found and held(folder):
+            raise ProcessError(
+                f"a process that azaiond may not look at still holds {folder.lock}, so what its job had is not free; "
+                f"find it as root and end it: fuser -v {folder.lock}"
+            )
+        for process in left:
+            processes.send(process, signal.SIGKILL)
+        await asyncio.gather(*(processes.gone(process) for process in left))
 
 
 def _read(folder: AttemptFolder, name: str, kind: type[_Fact], nonce: str) -> _Fact | None:

@@ -25,13 +25,14 @@ def count(layout: Layout, dataset: str) -> int:
         OSError: the disk refuses.
     """
     known = _names(SnapshotFolder(path=layout.datasets / dataset).files) if dataset else set()
-    with os.scandir(layout.data.images) as entries:
+    with os.scandir(os.fsencode(layout.data.images)) as entries:
         return sum(entry.name not in known for entry in entries)
 
 
-def _names(listed: Path) -> set[str]:
+def _names(listed: Path) -> set[bytes]:
     try:
-        with listed.open(encoding="utf-8") as lines:
-            return {line.rstrip("\n").rpartition("/")[2] for line in lines}
+        # As bytes: a damaged list must not end who counts.
+        with listed.open("rb") as lines:
+            return {line.rstrip(b"\n").rpartition(b"/")[2] for line in lines}
     except FileNotFoundError:
         return set()

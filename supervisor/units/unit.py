@@ -323,13 +323,17 @@ class Unit:
 
     def _tidy(self, start: _Start) -> None:
         """Remove what is not needed any more: secrets that the shim has read, and the folders of old starts."""
-        spec = files.read_json(start.folder.spec)
-        if hidden := spec.pop("secrets", None):
-            shown = {name: value for name, value in spec["env"].items() if name not in hidden}
-            files.write_json(start.folder.spec, {**spec, "env": shown}, mode=0o600)
-        for path in self._folder.path.glob("[0-9]*"):
-            if path.name.isdecimal() and int(path.name) <= start.number - KEPT:
-                files.remove_tree(path)
+        try:
+            spec = files.read_json(start.folder.spec)
+            if hidden := spec.pop("secrets", None):
+                shown = {name: value for name, value in spec["env"].items() if name not in hidden}
+                files.write_json(start.folder.spec, {**spec, "env": shown}, mode=0o600)
+            for path in self._folder.path.glob("[0-9]*"):
+                if path.name.isdecimal() and int(path.name) <= start.number - KEPT:
+                    files.remove_tree(path)
+        except (OSError, files.FileError) as error:
+            # The service is to be looked after all the same.
+            _log.error("cannot tidy up", service=self.name, error=str(error))
 
     def _resolved(self, declared: Declaration) -> dict[str, str]:
         """The whole environment; raises ConfigError if a secret is not to be found."""
@@ -354,7 +358,8 @@ class Unit:
                 if not looks.fence(start.folder, start.nonce):
                     await asyncio.sleep(0.05)
             case _:
-                await processes.clear(start.nonce)
+                shim = looks.shim_of(evidence.state) if evidence.state is not None and evidence.shim_alive else None
+                await looks.clear(start.folder, start.nonce, shim)
                 failpoints.hit("units.cleared")
                 self._close(start, evidence)
 
@@ -410,6 +415,8 @@ class Unit:
 
     def _close(self, start: _Start, evidence: Evidence) -> None:
         """Take note of how a start ended."""
+        # It may have ended before anybody looked.
+        self._tidy(start)
         self.last = self._end_of(start, evidence)
         _log.info("ended", service=self.name, number=start.number, how=str(self.last), asked=self.last.asked)
         self._death = "" if self.last.asked else f"{self.name}: {self.last}"

@@ -17,6 +17,7 @@ import pytest
 
 from supervisor import processes
 from supervisor.control.client import ClientError, find_socket
+from supervisor.jobs import evidence
 from tests.installations import Installation, installation
 from tests.shims import read
 from tests.waiting import until
@@ -189,14 +190,29 @@ def test_a_wait_outlives_a_restart_of_the_daemon(server: Installation) -> None:
     assert waiting.wait(timeout=30) == 0
 
 
+def test_nobody_who_has_slipped_away_keeps_what_a_job_had(server: Installation) -> None:
+    """In a session of its own, and with an environment that tells nothing of the job."""
+    server.start()
+    pid = server.folder / "pid"
+    slips = f"setsid env -i sh -c 'echo $$ > {pid}; exec sleep 1000' &"
+    number = server.submit(f"{slips} until test -s {pid}; do sleep 0.02; done")
+    assert server.wait(number)["state"] == "succeeded"
+    assert processes.identify(int(pid.read_text())) is None
+    assert not evidence.held(server.attempt(number))
+
+
 def test_a_second_daemon_is_refused(server: Installation) -> None:
     server.start()
-    first = server.daemon
+    first, told = server.daemon, server.layout.config.read_bytes()
+    # Whatever it has been told otherwise, it changes nothing of what the first one's children will read.
+    server.variables |= {"TRAINING_EPOCHS": "7", "AZAION_DATA_DIR": "elsewhere"}
     second = server.launch()
     server.daemon = first
     assert second.wait(timeout=20) == 1
     assert "another azaiond works with" in (server.folder / "azaiond.log").read_text(encoding="utf-8")
     assert server.answers()
+    assert server.layout.config.read_bytes() == told
+    assert not (server.root / "elsewhere").exists()
 
 
 def test_a_bad_configuration_ends_with_78_and_names_everything(server: Installation) -> None:

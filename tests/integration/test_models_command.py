@@ -1,6 +1,7 @@
 """``azaionctl models`` against a real daemon: look, promote, roll back, export, evaluate."""
 
 import shutil
+import socket
 
 import pytest
 
@@ -8,6 +9,7 @@ from azaion import files, models
 from tests.installations import Installation
 from tests.trained_models import Trained, register
 from tests.training_runs import UID
+from tests.waiting import until
 
 pytestmark = pytest.mark.train
 
@@ -21,6 +23,23 @@ def registry(server: Installation, trained: Trained) -> tuple[str, str]:
     good = models.find(server.layout, UID)
     assert good is not None
     return good.name, register(server.layout, trained, "weak").name
+
+
+def test_a_change_is_recorded_though_whoever_asked_for_it_hangs_up(
+    server: Installation, registry: tuple[str, str]
+) -> None:
+    good, _ = registry
+    server.start("models.switched=1:delay")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(server.layout.socket))
+        asked = f"POST /v1/models/{good}/promote HTTP/1.1\r\nHost: azaion\r\nContent-Length: 0\r\n\r\n"
+        client.sendall(asked.encode())
+        until(server.layout.current_model.is_symlink, "it is done, and not told yet")
+    told = until(lambda: [event for event in server.client.get("/v1/events") if "model" in event["type"]], "an event")
+    assert [event["type"] for event in told] == ["model-promoted"]
+    assert server.stop() == 0
+    server.start()
+    assert not [event for event in server.client.get("/v1/events") if event["type"] == "asked"]
 
 
 def test_people_look_promote_and_roll_back(server: Installation, registry: tuple[str, str]) -> None:

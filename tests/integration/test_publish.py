@@ -126,6 +126,15 @@ def test_what_follows_a_training_publishes_only_the_model_in_use(publisher: Publ
     assert worker.wait(timeout=60) == 0
     assert files.read_json(folder.result)["artifacts"]["published"] is False
     assert "azaion.manifest" not in there(publisher)
+    # Or right before consumers are led to it.
+    folder = publisher.order(of="second")
+    worker = publisher.launch(folder, "publish.manifest-sent=1:stop")
+    until(lambda: stands_still(worker.pid), "it stands still")
+    models.promote(publisher.layout, first)
+    worker.send_signal(signal.SIGCONT)
+    assert worker.wait(timeout=60) == 0
+    assert files.read_json(folder.result)["artifacts"]["published"] is False
+    assert "azaion.manifest" not in there(publisher)
     # By hand, whoever asks decides.
     assert publisher.publish(first).code == 0
     assert publisher.fetch() == old

@@ -247,6 +247,18 @@ def test_a_log_goes_on_across_starts_and_shows_no_secret(server: Installation) -
     assert server.ctl("service", "logs", "nobody").returncode == 1
 
 
+def test_the_secret_of_one_that_ends_at_once_leaves_the_disk(server: Installation) -> None:
+    secret = "correct horse"  # noqa: S105 - for this test alone
+    server.variables["SOME_TOKEN"] = secret
+    env = {"TOKEN": {"variable": "SOME_TOKEN"}}
+    for name, argv in (("short", ["true"]), ("wrong", ["/no/such/program"])):
+        declare(server, **{name: {"argv": argv, "env": env, "restart": "never"}})
+        server.start()
+        until(lambda name=name: newest(server, name).exit.exists(), "it has ended")  # type: ignore[misc]
+        until(lambda name=name: secret not in newest(server, name).spec.read_text(), "it has left the disk")  # type: ignore[misc]
+        server.kill()
+
+
 def test_a_secret_that_is_nowhere_is_a_failure_that_says_so(server: Installation) -> None:
     declare(server, web=keeper(server, "web", env={"TOKEN": {"variable": "NO_SUCH_TOKEN"}}))
     server.start()

@@ -35,6 +35,11 @@ STORY: Final[list[list[Event]]] = [
     [deleted("b", "n1"), created("c", 4), edited("a", 5, VALIDATOR, kind=1)],
     [validated("c"), deleted("a")],
 ]
+#: Where a consumer dies in each of them: when it has renamed what it has not flushed.
+STEPS: Final = (
+    *("store.file.renamed=2", "store.file.moved=2", "store.record.renamed=3", "store.record.renamed=2"),
+    "store.file.moved=4",
+)
 #: The number of the job that is held.
 HELD: Final = 3
 RELEASES: Final = ("first", "second")
@@ -60,6 +65,20 @@ def consumer(folder: Path) -> None:
         root.send(group)
         root.consumed(process)
     root.stop(process)
+    root.close()
+
+
+def deaths(folder: Path) -> None:
+    """The same, but it is killed in the middle of each group, and another one goes on."""
+    root = Consuming(Installation(folder))
+    for group, step in zip(STORY, STEPS, strict=True):
+        root.send(group)
+        root.gone_or_at(process := root.start(f"{step}:kill"), root.end())
+        if process.poll() is None:
+            root.stop(process)
+        process = root.start()
+        root.consumed(process)
+        root.stop(process)
     root.close()
 
 
@@ -177,6 +196,7 @@ def replay(layout: Layout, first: int) -> None:
 RUNS: Final[dict[str, Callable[[Path], None]]] = {
     "consumer": consumer,
     "daemon": daemon,
+    "deaths": deaths,
     "promotion": promotion,
     "release": release,
     "spool": spool,

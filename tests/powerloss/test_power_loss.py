@@ -185,6 +185,7 @@ def a_job_that_was_acknowledged_ends_and_stays_as_it_was_told(folder: Path, stat
 #: How many states are tried, and the check of each.
 CHECKS: dict[str, tuple[int, Callable[[Path, State, list[str]], None]]] = {
     "consumer": (300, every_annotation_is_there_or_still_to_be_read),
+    "deaths": (150, every_annotation_is_there_or_still_to_be_read),
     "spool": (200, a_message_that_was_acknowledged_is_there),
     "promotion": (200, the_model_in_use_is_whole_and_the_one_that_was_told),
     "release": (200, what_is_started_at_the_boot_is_one_release_and_proven),

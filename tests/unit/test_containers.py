@@ -100,6 +100,9 @@ def test_containers_of_a_server_are_confined() -> None:
 def test_one_container_has_the_annotations_and_the_other_leaves_them_alone() -> None:
     sources = {name: service["environment"]["AZAION_SOURCE"] for name, service in production().items()}
     assert sources == {"annotation-queue": "rabbitmq", "training": "none"}
+    # Neither does it remove datasets, for it knows nothing of the jobs that need them.
+    given = production()["annotation-queue"]["environment"]
+    assert {given["RETENTION_DATASET_DAYS"], given["RETENTION_CORRUPTED_DAYS"]} == {"0"}
 
 
 def test_the_example_names_what_the_compose_file_asks_for() -> None:

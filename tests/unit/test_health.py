@@ -10,6 +10,7 @@ import pytest
 
 from azaion.declarations import health as declared
 from azaion.declarations.health import CHECKS
+from azaion.layout import Layout
 from supervisor.commands import health as command
 from supervisor.commands import status
 from supervisor.gpus import Gpu, Reading, Tenant, Xid, xids
@@ -38,6 +39,15 @@ DAYS: Final = Levels(warning=21, critical=7)
 
 def finding(verdict: Verdict, name: str = "disk", since: float = 0.0, mute: Mute | None = None) -> Finding:
     return Finding(check=name, verdict=verdict, text="", since=since, mute=mute)
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a%41", "a b"])
+def test_the_database_is_looked_at_where_it_is(tmp_path: Path, name: str) -> None:
+    layout = Layout(root=tmp_path, state=tmp_path / name, spool=tmp_path / "spool", socket=tmp_path / "socket")
+    layout.state.mkdir()
+    layout.database.write_bytes(b"This is no database at all." * 100)
+    assert "not a database" in state.read(layout).damage
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_the_exit_code_is_the_worst_that_is_known_and_not_muted() -> None:

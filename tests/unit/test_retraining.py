@@ -197,3 +197,6 @@ def test_what_is_new_is_what_the_newest_models_dataset_lacks(tmp_path: Path) -> 
     listed.write_text("".join(f"{'0' * 64}\t1\ttrain/images/{name}\n" for name in images[:3]))
     assert fresh.count(world.layout, "azaion-2026-11-01") == 2
     assert fresh.count(world.layout, "azaion-2026-11-02") == 5
+    # A list that is damaged knows fewer, and ends nobody.
+    listed.write_bytes(listed.read_bytes().replace(b"/images/", b"/images/\xff", 1))
+    assert fresh.count(world.layout, "azaion-2026-11-01") == 3

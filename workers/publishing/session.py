@@ -32,6 +32,7 @@ from workers.attempt import Account
 from workers.publishing.spec import Spec
 from workers.training.errors import BaseModelError, SpecError, TrainingError
 from workers.training.reporter import Reporter
+from workers.training.stop import StopSwitch
 
 logger = logging.getLogger(__name__)
 
@@ -65,16 +66,37 @@ _KINDS: Final[tuple[tuple[type[AzaionError], type[TrainingError]], ...]] = (
 )
 
 
+class _Stopping:
+    """Tells how far it is, and stops there if asked to.
+
+    The handler's own exception is lost where asyncio calls back: it takes down any that passes.
+    """
+
+    def __init__(self, reporter: Reporter, stop: StopSwitch) -> None:
+        self._reporter = reporter
+        self._stop = stop
+
+    def phase(self, phase: str, *, batches: int = 0) -> None:
+        """See `Reporter`."""
+        self._stop.check()
+        self._reporter.phase(phase, batches=batches)
+
+    def step(self, done: int, total: int) -> None:
+        """See `Reporter`."""
+        self._stop.check()
+        self._reporter.step(done, total)
+
+
 class Session:
     """One attempt at a publication."""
 
-    def __init__(self, spec: Spec, folder: AttemptFolder) -> None:
+    def __init__(self, spec: Spec, folder: AttemptFolder, stop: StopSwitch) -> None:
         self.nonce = spec.nonce
         self.resumption = "another attempt goes on from here"
         self.account = Account()
         self.scratch: Path | None = None
         self._spec = spec
-        self._reporter = Reporter(folder)
+        self._reporter = _Stopping(Reporter(folder), stop)
 
     def run(self) -> None:
         """Publish the model.
