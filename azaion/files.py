@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import secrets
 import shutil
@@ -160,7 +161,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         data = read_small(path, limit=MAX_JSON_BYTES)
-        value = json.loads(data)
+        value = json.loads(data, parse_float=_finite, parse_constant=_finite)
         if b"\\u" in data:
             # Half a character can be read, but neither shown nor written, by whoever gets it.
             json.dumps(value, ensure_ascii=False).encode()
@@ -169,6 +170,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FileError(f"{path} holds {type(value).__name__}, not a JSON object")
     return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number that JSON has")
+    return number
 
 
 @contextlib.contextmanager

@@ -66,7 +66,9 @@ def test_each_missing_folder_is_durable_in_its_parent(tmp_path: Path, steps: lis
     assert steps == ["fsync folder"] * 3
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"a": NaN}', b'{"a": 1e999}', b'{"a": "\\ud800"}']
+)
 def test_what_is_no_json_object_is_told(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
