@@ -164,7 +164,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(data, parse_float=_finite, parse_constant=_finite)
         if b"\\u" in data:
             # Half a character can be read, but neither shown nor written, by whoever gets it.
-            json.dumps(value, ensure_ascii=False).encode()
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is not a JSON file: {error}") from None
     if not isinstance(value, dict):

@@ -101,8 +101,10 @@ class Spool:
             BadMessageError: a body is larger than a message may be.
             OSError: on a full disk and the like; those before it may have been added.
         """
-        files.make_folder(self._folder)
-        with files.locked(self._folder / ".lock"):
+        lock = self._folder / ".lock"
+        if not os.path.lexists(lock):
+            files.make_folder(self._folder)
+        with files.locked(lock):
             self._begin()
             offset = self.end()
             count = 0

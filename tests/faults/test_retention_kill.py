@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
@@ -27,6 +28,17 @@ def server() -> Iterator[Installation]:
         yield made
 
 
+def _is_whole(run: Path) -> bool:
+    return len([path for path in run.rglob("*") if path.is_file()]) == 4
+
+
+def _gone_or(whole: Callable[[Path], bool], paths: Iterable[Path]) -> None:
+    """Each is whole, unless it is taken out before or while it is looked at."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            assert whole(path) or not path.exists()
+
+
 class Things:
     """Two jobs, two datasets and two copies that are due, and their likes that are not; a log to be cut."""
 
@@ -47,12 +59,12 @@ class Things:
 
     def check(self) -> None:
         """Nothing is half there, and what is not due is as it was."""
-        for path in (*self.kept, *(path for path in self.datasets if path.exists())):
-            assert aged.whole(path)
-        for run in (*(run for run in self.runs.values() if run.exists()), aged.folder(self.server, self.young) / "run"):
-            assert len([path for path in run.rglob("*") if path.is_file()]) == 4
-        for copy in (copy for copy in self.copies if copy.exists()):
-            assert len(list(copy.iterdir())) == 2
+        young = aged.folder(self.server, self.young) / "run"
+        assert all(map(aged.whole, self.kept))
+        assert _is_whole(young)
+        _gone_or(aged.whole, self.datasets)
+        _gone_or(_is_whole, self.runs.values())
+        _gone_or(lambda copy: len(list(copy.iterdir())) == 2, self.copies)
 
     def check_told(self) -> None:
         """Of what a job has lost, its record tells."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -242,7 +243,8 @@ def test_an_upgrade_under_a_run(server: Installation) -> None:
     release = server.folder / "release-2"
     for room in ("azaion", "supervisor", "workers"):
         shutil.copytree(server.code / room, release / room, ignore=shutil.ignore_patterns("__pycache__"))
-    (release / "azaion" / "__init__.py").write_text('__version__ = "9.9.9"\n')
+    module = release / "azaion" / "__init__.py"
+    module.write_text(re.sub('__version__ = ".*"', '__version__ = "9.9.9"', module.read_text()))
     assert server.stop() == 0
     server.code = release
     server.variables["TRAINING_EPOCHS"] = "77"

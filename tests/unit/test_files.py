@@ -66,8 +66,14 @@ def test_each_missing_folder_is_durable_in_its_parent(tmp_path: Path, steps: lis
     assert steps == ["fsync folder"] * 3
 
 
+def test_half_a_character_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b'{"a\\udc00": ["\\ud800", "\\ud83d\\ude00", "\\u00e4", 1.5]}')
+    assert files.read_json(path) == {"a?": ["?", "\U0001f600", "\u00e4", 1.5]}
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"a": NaN}', b'{"a": 1e999}', b'{"a": "\\ud800"}']
+    "content", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"a": NaN}', b'{"a": 1e999}', b'{"a": -Infinity}']
 )
 def test_what_is_no_json_object_is_told(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file"
