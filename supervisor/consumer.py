@@ -80,7 +80,7 @@ class ConsumerRoom:
     def status(self) -> dict[str, Any]:
         """What the consumer says of itself, and how its process is."""
         if self.elsewhere:
-            return {"service": ELSEWHERE, "pid": None, "restarts": 0, "offset": self._offset()}
+            return {"service": ELSEWHERE, "pid": None, "restarts": 0, "offset": self.offset()}
         try:
             told = files.read_json(self._layout.consumer_status)
         except (OSError, files.FileError):
@@ -95,7 +95,8 @@ class ConsumerRoom:
             "restarts": self.service.restarts,
         }
 
-    def _offset(self) -> int | None:
+    def offset(self) -> int | None:
+        """The offset on disk; None if there is none, or none that can be read."""
         try:
             position = offsets.read(self._layout.offset)
         except (OSError, AnnotationError):
@@ -154,7 +155,7 @@ class ConsumerRoom:
         state, error = str(status["state"]), str(status.get("last_error") or "")
         # What it tells again and again of the same trouble is one event.
         told = (state, error if state == "blocked" else "")
-        self._alert(int(status.get("quarantined", 0)))
+        self._alert(int(status.get("quarantined") or 0))
         if told != self._told:
             self._told = told
             self._note(f"consumer-{state}", error or f"offset {status.get('offset')}")

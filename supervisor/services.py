@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,9 @@ from supervisor.processes import expendable, finished
 HEALTHY_S: Final = 60.0
 #: sysexits.h: what a child counts as having ended with that could not even be started.
 EX_OSERR: Final = 71
+#: A file of the configuration may only just be written anew. Whoever refuses again does so at once.
+REFUSED_S: Final = 60.0
+_PROVEN_S: Final = 10.0
 #: The first death is answered at once; from the second on the pause doubles up to the cap.
 BACKOFF_S: Final = 1.0
 BACKOFF_CAP_S: Final = 60.0
@@ -34,7 +38,7 @@ class ServiceState(StrEnum):
     RUNNING = "running"
     WAITING = "waiting"  # for its backoff to end
     STOPPING = "stopping"
-    REFUSED = "refused"  # it says that its configuration is wrong: trying again cannot help
+    REFUSED = "refused"  # it says that its configuration is wrong: tried again only now and then
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class ServiceSpec:
         argv: what to run. Its standard input is a pipe that ends when the daemon dies.
         log: where its output goes.
         grace_s: how long it may take to end after SIGTERM.
-        fatal: exit codes that no restart can mend.
+        fatal: exit codes that a restart can hardly mend.
     """
 
     name: str
@@ -79,8 +83,10 @@ class Service:
                 code = EX_OSERR
             deaths = 1 if time.monotonic() - began > HEALTHY_S else deaths + 1
             if code in self._spec.fatal:
-                self._become(ServiceState.REFUSED, f"ended with {code}; see {self._spec.log}")
-                await asyncio.Event().wait()
+                if self.state is not ServiceState.REFUSED:
+                    self._become(ServiceState.REFUSED, f"ended with {code}; see {self._spec.log}")
+                await asyncio.sleep(REFUSED_S)
+                continue
             if deaths == FAILING:
                 self._tell(
                     "failing", f"has ended {deaths} times in a row, the last time with {code}; see {self._spec.log}"
@@ -104,8 +110,12 @@ class Service:
                 )
             self.pid = process.pid
             expendable(process.pid)
-            self._become(ServiceState.RUNNING, f"pid {process.pid}")
             try:
+                if self.state is ServiceState.REFUSED:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_PROVEN_S):
+                            return await finished(process)
+                self._become(ServiceState.RUNNING, f"pid {process.pid}")
                 return await finished(process)
             except asyncio.CancelledError:
                 await self._stop(process)

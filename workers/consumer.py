@@ -1,7 +1,7 @@
 """The annotation consumer: ``python -P -m workers.consumer --config FILE [--parent-pipe]``.
 
 SIGTERM, and with ``--parent-pipe`` the end of standard input (its daemon has died), commit what is in hand and end it
-with 0. Ends with 78 if the configuration asks for what it cannot do.
+with 0. Ends with 78 if the configuration asks for what it cannot do, with 71 if the root of the data is out of reach.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from azaion.errors import AzaionError
 from azaion.redaction import Redaction
 
 EX_CONFIG: Final = 78
+EX_OSERR: Final = 71
 
 _log = structlog.get_logger("azaion.consumer")
 
@@ -43,11 +44,16 @@ def main() -> int:
         settings = config.load(arguments.config)
         hidden = logs.secrets(settings, environment=os.environ, env_file=env_file(os.environ))
         logs.configure(renderer, Redaction(hidden))
-        config.check_root(settings)
         source = source_of(settings)
     except (AzaionError, OSError) as error:
         _log.error("cannot start", reason=str(error))
         return EX_CONFIG
+    try:
+        config.check_root(settings)
+    except (AzaionError, OSError) as error:
+        # A disk that is not mounted may come back.
+        _log.error("cannot start", reason=str(error))
+        return EX_OSERR
     asyncio.run(consume(settings, source, parent_pipe=arguments.parent_pipe))
     return 0
 

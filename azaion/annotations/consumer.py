@@ -4,11 +4,11 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import structlog
 
@@ -31,6 +31,9 @@ _LOCK_S: Final = 0.1
 _BEGINNING: Final = Position(0, 0)
 
 _log = structlog.get_logger("azaion.consumer")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class ConsumerState(StrEnum):
@@ -73,6 +76,7 @@ class Consumer:
         self._position: Position | None = None
         self._lag = Lag(messages=None)
         self._applied = 0
+        self._quarantined = 0
         self._error: str | None = None
         self._undecided = False
         self._refused: float | None = None
@@ -124,7 +128,7 @@ class Consumer:
     async def _consume(self) -> None:
         """Consume until asked to stop; whenever it is blocked, until a person has decided where to go on."""
         try:
-            await asyncio.to_thread(self._store.clean)
+            await _thread(self._store.clean)
             self._cleaned.set()
             while not self._stop.is_set():
                 self._position = None
@@ -148,7 +152,7 @@ class Consumer:
         """Have the store find out what makes it faster; without it, it is only slower."""
         await self._cleaned.wait()
         try:
-            await asyncio.to_thread(self._store.survey, self._stop.is_set)
+            await _thread(self._store.survey, self._stop.is_set)
         except OSError as error:
             _log.warning("cannot look for files without a record", error=str(error))
 
@@ -159,7 +163,7 @@ class Consumer:
         try:
             while (ready := await coming) is not None:
                 # Only a group that is ready lets the next one be made ready beside it.
-                await asyncio.to_thread(self._prepare, ready.group)
+                await _thread(self._prepare, ready.group)
                 coming = asyncio.ensure_future(self._ready(batches))
                 if not (await self._room() and await self._commit(ready)):
                     return
@@ -168,20 +172,17 @@ class Consumer:
             (left,) = await asyncio.gather(coming, return_exceptions=True)
             for each in (ready, left):
                 if isinstance(each, _Ready):
-                    await asyncio.to_thread(self._store.discard, each.group)
+                    await _thread(self._store.discard, each.group)
 
     async def _ready(self, batches: AsyncGenerator[Batch]) -> _Ready | None:
         """The next batch, made ready; None when asked to stop."""
         if (batch := await self._next(batches)) is None:
             return None
         group = self._store.group(batch.messages, batch.position.incarnation)
-        preparing = asyncio.ensure_future(asyncio.to_thread(self._prepare, group))
         try:
-            await asyncio.shield(preparing)
+            await _thread(self._prepare, group)
         except asyncio.CancelledError:
-            # A thread cannot be stopped.
-            await preparing
-            await asyncio.to_thread(self._store.discard, group)
+            await _thread(self._store.discard, group)
             raise
         return _Ready(batch, group)
 
@@ -204,7 +205,7 @@ class Consumer:
         pauses = backoff.delays()
         while True:
             try:
-                done = await asyncio.to_thread(self._commit_group, ready)
+                done = await _thread(self._commit_group, ready)
             except BlockingIOError:
                 # A dataset is being taken. Who asks us to stop meanwhile does not wait for its end.
                 await self._pause(_LOCK_S)
@@ -269,6 +270,10 @@ class Consumer:
         self._become(ConsumerState.BLOCKED)
         _log.error("blocked", reason=str(error))
         while not self._stop.is_set():
+            if self._position is None and await self._restored():
+                _log.warning("resumed", reason="the offset can be read again", now=self._position)
+                self._resumed()
+                return
             choice = await asyncio.to_thread(self._decision)
             if choice is None:
                 await self._pause(_LOCK_S)
@@ -286,11 +291,22 @@ class Consumer:
                 self._decided()
                 continue
             _log.warning("resumed", choice=str(choice), was=self._position, now=position)
-            self._error = None
-            self._undecided = False
-            self._become(ConsumerState.STARTING)
-            self._decided()
+            self._resumed()
             return
+
+    async def _restored(self) -> bool:
+        """Whether an offset that could not be read can be read now: its disk is back, or somebody has restored it."""
+        try:
+            self._position = await asyncio.to_thread(offsets.read, self._layout.offset)
+        except (AnnotationError, OSError):
+            return False
+        return self._position is not None
+
+    def _resumed(self) -> None:
+        self._error = None
+        self._undecided = False
+        self._become(ConsumerState.STARTING)
+        self._decided()
 
     def _decision(self) -> Choice | int | None:
         """What a person has decided, about this very position; what was decided about another one is forgotten."""
@@ -318,7 +334,7 @@ class Consumer:
         await self._cleaned.wait()
         while not self._stop.is_set():
             try:
-                for name, reason in await asyncio.to_thread(retry_marked, self._store, self._layout):
+                for name, reason in await _thread(retry_marked, self._store, self._layout):
                     _log.info("retried", message=name, reason=reason)
                     self._dirty = True
             except (AnnotationError, OSError) as error:
@@ -350,7 +366,11 @@ class Consumer:
                 continue
             lag = self._lag
             # It grows though nothing is committed, as while a dataset is taken.
-            self._lag = await self._source.lag(self._position or _BEGINNING)
+            try:
+                self._lag = await self._source.lag(self._position or _BEGINNING)
+            except (AnnotationError, OSError):
+                # Whoever reads the stream meets the same, and says it.
+                self._lag = Lag(messages=None)
             # The rate of the last minute goes down though nothing comes.
             changed = self._dirty or self._recent or self._source.trouble != trouble or self._lag != lag
             if changed or time.monotonic() - told >= _ALIVE_S:
@@ -370,6 +390,10 @@ class Consumer:
             state, error = ConsumerState.DISCONNECTED, self._source.trouble
         if state is not self._shown:
             self._shown, self._since = state, time.time()
+        try:
+            self._quarantined = self._store.quarantine.count()
+        except OSError as problem:
+            error = error or f"the quarantine cannot be read: {problem}"
         told: dict[str, Any] = {
             "state": state,
             "since": self._since,
@@ -383,7 +407,7 @@ class Consumer:
             "batch": sum(sizes) / len(sizes) if sizes else None,
             "largest_batch": max(sizes, default=None),
             "applied": self._applied,
-            "quarantined": self._store.quarantine.count(),
+            "quarantined": self._quarantined,
             "undecided": self._undecided,
             "refused": self._refused,
             "last_error": error,
@@ -394,3 +418,13 @@ class Consumer:
         except OSError as problem:
             self._dirty = True
             _log.error("cannot tell", error=str(problem))
+
+
+async def _thread(function: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs) -> _T:
+    """Work in a thread. A thread cannot be stopped: whoever is cancelled waits until nobody works there any more."""
+    working = asyncio.ensure_future(asyncio.to_thread(function, *arguments, **options))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.gather(working, return_exceptions=True)
+        raise

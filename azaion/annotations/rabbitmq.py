@@ -83,6 +83,9 @@ class RabbitMQSource:
             return Lag(messages=None)
         taker = self._taker
         behind = max(0, self._end - position.offset, taker.arrived - position.offset if taker is not None else 0)
+        if not behind and self.trouble is not None:
+            # What has come since it was cut off nobody knows.
+            return Lag(messages=None)
         since = taker.waiting_since if taker is not None else None
         return Lag(messages=behind, seconds=max(0.0, time.time() - since) if behind and since is not None else None)
 

@@ -72,8 +72,7 @@ class SpoolSource:
         return Lag(messages=max(0, await asyncio.to_thread(self._spool.end) - position.offset))
 
     async def resolve(self, choice: Choice | int, position: Position | None, *, anew: bool) -> Position:
-        """See `Source`. The spool knows by itself which stream it is, so ``anew`` says nothing new."""
-        del anew
+        """See `Source`. A spool that is older than the stream that was read last counts as a later one from now on."""
         if choice is Choice.STORED:
             if position is None:
                 raise BlockedError("no offset is stored: choose another place")
@@ -85,6 +84,9 @@ class SpoolSource:
         offset = {Choice.FIRST: first, Choice.NEXT: end}[choice] if isinstance(choice, Choice) else choice
         if not first <= offset <= end:
             raise BlockedError(f"offset {offset} is not in the spool, which holds messages {first} to {end - 1}")
+        if anew and position is not None and incarnation < position.incarnation:
+            # Else all that comes from it now would lose against what is on record.
+            incarnation = await asyncio.to_thread(self._spool.renew, position.incarnation)
         return Position(incarnation, offset, stream=self.name)
 
 

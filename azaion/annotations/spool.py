@@ -62,6 +62,13 @@ class Spool:
             raise AnnotationError(f"{path} is damaged: it holds no number; restore it from a backup")
         return int(text)
 
+    def renew(self, after: int) -> int:
+        """Have this stream count as another one, made later than ``after``; returns its incarnation."""
+        with files.locked(self._folder / ".lock"):
+            incarnation = max(time.time_ns() // 1000, after + 1)
+            files.replace(self._folder / _INCARNATION, b"%d\n" % incarnation)
+            return incarnation
+
     def first(self) -> int:
         """The lowest number that a message has; 0 if there is none."""
         try:

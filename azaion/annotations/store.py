@@ -323,7 +323,7 @@ class AnnotationStore:
             raise _AheadError
         if (entry := entries.get(name)) is None:
             known = records.read(self._record_path(name))
-            if known is None and (careful or self._unrecorded is None or name in self._unrecorded):
+            if known is None and (careful or self._may_be_left(name)):
                 known, careful = self._left_behind(name), True
             entry = entries[name] = _Entry(before=known, now=known, careful=careful)
         return entry
@@ -332,6 +332,13 @@ class AnnotationStore:
         entry.now = change.record
         entry.image = entry.image if change.image is None else change.image
         entry.label = entry.label if change.label is None else change.label
+
+    def _may_be_left(self, name: str) -> bool:
+        """Whether there may be files of a name that has no record."""
+        if self._unrecorded is None or name in self._unrecorded:
+            return True
+        # Its record may have been removed since they were listed, or its files put there; no image is without a label.
+        return any(map(os.path.lexists, (f"{folder}/{name}.txt" for folder in self._labels.values())))
 
     def _left_behind(self, name: str) -> Record | None:
         """An annotation that the system before this one filed without a record."""

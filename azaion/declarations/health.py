@@ -106,7 +106,8 @@ def _settings(name: str, default: CheckSettings, given: object, problems: list[s
     if settings.warning is not None and settings.critical is not None and default.warning and default.critical:
         less, more = sorted((settings.warning, settings.critical))
         falling = default.critical < default.warning
-        if (settings.warning, settings.critical) != ((more, less) if falling else (less, more)):
+        same = less == more and falling
+        if same or (settings.warning, settings.critical) != ((more, less) if falling else (less, more)):
             problems.append(
                 f"{where}: {'less' if falling else 'more'} is worse here, so critical ({settings.critical:g}) must lie "
                 f"{'below' if falling else 'above'} warning ({settings.warning:g})"

@@ -18,6 +18,8 @@ CALM_S: Final = 1800.0
 #: Between two messages lies at most so much, if one of what they tell is at least a warning, and if none is.
 MAX_GAP_S: Final = 300.0
 MAX_IDLE_GAP_S: Final = 600.0
+#: The longest of them is reached before.
+_MAX_DOUBLINGS: Final = 30
 #: No more news than this are kept until the next message; the rest is counted.
 MAX_NEWS: Final = 100
 
@@ -59,7 +61,8 @@ def decide(
         settled: whether what is not among the conditions is well; else nobody knows yet.
     """
     known = _seen(state, conditions, now, settled=settled)
-    waiting = (*state.news, *news)
+    # As with what is known: where the clock has gone back, nothing lies in the future.
+    waiting = tuple(replace(notice, time=min(notice.time, now)) for notice in (*state.news, *news))
     left_out = state.left_out + max(0, len(waiting) - MAX_NEWS)
     waiting = waiting[:MAX_NEWS]
     sent = tuple(min(moment, now) for moment in state.sent if moment > now - HOUR_S)
@@ -162,7 +165,8 @@ def _ripe(message: Iterable[Notice], sent: tuple[float, ...], now: float, rules:
     if now - min(notice.time for notice in notices) < rules.gather_s:
         return False
     grave = max(notice.level.gravity for notice in notices) >= Level.WARNING.gravity
-    gap = min(rules.gap_s * 2.0 ** max(0, len(sent) - 1), MAX_GAP_S if grave else MAX_IDLE_GAP_S)
+    doublings = min(max(0, len(sent) - 1), _MAX_DOUBLINGS)
+    gap = min(rules.gap_s * 2.0**doublings, MAX_GAP_S if grave else MAX_IDLE_GAP_S)
     return not sent or now - sent[-1] >= gap
 
 

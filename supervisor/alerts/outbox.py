@@ -5,10 +5,8 @@ from typing import Final
 
 from supervisor.alerts.model import Level
 
-#: Older messages make way for newer ones,
+#: Older messages make way for newer ones.
 MAX_PARCELS: Final = 30
-#: and what has waited for so long interests nobody any more.
-MAX_AGE_S: Final = 86400.0
 #: So many failures in a row, and a channel is dead until it takes a message.
 DEAD: Final = 3
 #: Several that have waited go as one, of at most so many characters.
@@ -56,7 +54,7 @@ class Outbox:
 
     def filed(self, parcel: Parcel) -> "Outbox":
         """The same with one more message."""
-        kept = tuple(each for each in (*self.parcels, parcel) if parcel.time - each.time < MAX_AGE_S)[-MAX_PARCELS:]
+        kept = (*self.parcels, parcel)[-MAX_PARCELS:]
         return replace(self, parcels=kept, dropped=self.dropped + len(self.parcels) + 1 - len(kept))
 
     def sent(self, parcels: tuple[Parcel, ...], now: float) -> "Outbox":

@@ -19,6 +19,8 @@ SILENT_S: Final = 120.0
 KILL_S: Final = 600.0
 #: So long it may take to start, or wait for its predecessor.
 _START_S: Final = 120.0
+#: What lasts for so long is no passing trouble of the network.
+AWAY_S: Final = 1800.0
 #: Two looks that lie further apart say nothing of the time between them: the daemon was away, or the machine slept.
 _TOO_FAR: Final = 3.0
 #: Over so long the rate of bad messages is counted.
@@ -58,16 +60,26 @@ class Words:
     error: str = ""
 
 
-def words_of(status: Mapping[str, Any], monotonic: float, committed: int | None, proc: Path = Path("/proc")) -> Words:
+def words_of(
+    status: Mapping[str, Any],
+    monotonic: float,
+    committed: int | None = None,
+    reached: int | None = None,
+    proc: Path = Path("/proc"),
+) -> Words:
     """Read what the consumer's status says.
 
     Args:
         status: the consumer's status.
         monotonic: the time now.
         committed: the stream is known to hold a message with this offset.
+        reached: the offset on disk, if it was looked at: who cannot write its status may work all the same.
         proc: where processes are found.
     """
     offset, messages = int(status.get("offset") or 0), status.get("lag")
+    if reached is not None and reached > offset:
+        messages = None if messages is None else max(0, messages - (reached - offset))
+        offset = reached
     if committed is not None and committed >= offset:
         messages = max(messages or 0, committed + 1 - offset)
     pid = status.get("pid")
@@ -103,12 +115,14 @@ class Course:
         last: the last look.
         silent_s: for how long it has said nothing new.
         still_s: for how long its offset has not moved though messages waited.
+        away_s: for how long it has had no connection to the broker.
         interval_s: what should lie between two looks.
     """
 
     last: Words
     silent_s: float = 0.0
     still_s: float = 0.0
+    away_s: float = 0.0
     interval_s: float = 60.0
 
     def after(self, found: Words) -> "Course":
@@ -116,13 +130,14 @@ class Course:
         gap = found.monotonic - self.last.monotonic
         if gap > _TOO_FAR * self.interval_s:
             gap = 0.0
-        same = (found.pid, found.updated) == (self.last.pid, self.last.updated)
+        same = (found.pid, found.updated, found.offset) == (self.last.pid, self.last.updated, self.last.offset)
         stands = found.offset == self.last.offset and bool(found.messages)
         return replace(
             self,
             last=found,
             silent_s=self.silent_s + gap if same and found.service is ServiceState.RUNNING else 0.0,
             still_s=self.still_s + gap if stands else 0.0,
+            away_s=self.away_s + gap if found.state == self.last.state == ConsumerState.DISCONNECTED else 0.0,
         )
 
     @property
@@ -135,6 +150,7 @@ class Course:
             self.last.service is ServiceState.RUNNING
             and self.last.pid is not None
             and self.silent_s >= KILL_S
+            and self.last.state != ConsumerState.WAITING_FOR_LOCK
             and bool(self.last.messages)
         )
 
@@ -143,7 +159,8 @@ def judge_life(course: Course) -> Seen:
     """Whether the consumer lives."""
     found = course.last
     if found.service is ServiceState.REFUSED:
-        return _bad("does not start: its configuration is wrong", f"azaionctl config check; restart azaiond; {_LOG}")
+        rule = "it is tried again every minute"
+        return _bad("does not start: its configuration is wrong", f"azaionctl config check; {rule}; {_LOG}")
     if found.service is not ServiceState.RUNNING or found.pid is None:
         return replace(_bad(f"does not run: it is {found.service}", _LOG), sure=False)
     if found.stopped:
@@ -160,9 +177,11 @@ def judge_life(course: Course) -> Seen:
         case ConsumerState.FAILED:
             return _bad(f"has failed: {found.error}", _LOG)
         case ConsumerState.DISCONNECTED:
+            long = course.away_s >= AWAY_S
+            since = f"has had no connection to the broker for {words.duration(course.away_s)}"
             return Seen(
-                verdict=Verdict.WARNING,
-                text=f"has no connection to the broker: {found.error}",
+                verdict=Verdict.CRITICAL if long else Verdict.WARNING,
+                text=f"{since if long else 'has no connection to the broker'}: {found.error}",
                 advice="see the check `broker`; it comes back by itself",
             )
         case ConsumerState.WAITING_FOR_LOCK if course.silent_s >= _START_S:
@@ -229,6 +248,7 @@ class Observer:
     Args:
         status: what the consumer says of itself.
         committed: an offset at which the stream is known to hold a message; None if nobody knows. May take its time.
+        reached: the offset on disk; None if it cannot be read. The same.
         interval_s: how often it is looked.
     """
 
@@ -236,17 +256,20 @@ class Observer:
         self,
         status: Callable[[], Mapping[str, Any]],
         committed: Callable[[], int | None],
+        reached: Callable[[], int | None],
         interval_s: float,
     ) -> None:
         self._status = status
         self._committed = committed
+        self._reached = reached
         self._interval_s = interval_s
         self._course: Course | None = None
 
     def read(self) -> Words:
-        """What is known now. Of a stream whose reader is silent, its keeper is asked."""
+        """What is known now. Of a reader that is silent, the keeper of its stream is asked, and what it has noted."""
         silent = self._course is not None and self._course.silent_s >= SILENT_S
-        return words_of(self._status(), time.monotonic(), self._committed() if silent else None)
+        asked = (self._committed(), self._reached()) if silent else (None, None)
+        return words_of(self._status(), time.monotonic(), *asked)
 
     def course(self, found: Words) -> Course:
         """What this and what was known before say together."""

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,16 +98,17 @@ def judge_api(place: Place, found: Contact) -> Seen:
     return Seen(verdict=Verdict.OK, text=f"{where} answers")
 
 
-def judge_certificate(place: Place, found: Contact, levels: Levels, now: float) -> Seen | None:
-    """For how many days a certificate is still good; None where nothing is known of one."""
+def judge_certificate(place: Place, found: Contact, levels: Levels, now: float) -> Seen:
+    """For how many days a certificate is still good."""
+    subject = f"{place.host}:{place.port}"
     if found.untrusted:
-        return Seen(subject=place.host, verdict=Verdict.CRITICAL, text=found.problem, advice=_RENEW)
+        return Seen(subject=subject, verdict=Verdict.CRITICAL, text=found.problem, advice=_RENEW)
     if found.expires is None:
-        return None
+        return Seen(subject=subject, verdict=Verdict.UNKNOWN, text=found.problem or "it shows no certificate")
     days = (found.expires - now) / 86400
     verdict, eased = levels.judge(days)
     text = f"ends in {words.duration(found.expires - now)}"
-    return Seen(subject=place.host, verdict=verdict, eased=eased, text=text, advice=_RENEW, value=days)
+    return Seen(subject=subject, verdict=verdict, eased=eased, text=text, advice=_RENEW, value=days)
 
 
 _RENEW: Final = "have it renewed, and check this machine's clock"
@@ -117,7 +119,22 @@ async def look_at_api(place: Place) -> list[Seen]:
     return [judge_api(place, await contact(place))]
 
 
-async def look_at_certificates(places: tuple[Place, ...], levels: Levels) -> list[Seen]:
-    """The look at certificates."""
-    found = [judge_certificate(place, await contact(place), levels, time.time()) for place in places if place.tls]
-    return [seen for seen in found if seen is not None]
+class CertificateLook:
+    """The look at certificates. One that cannot be seen just now ends when it was to end before."""
+
+    def __init__(self, places: Sequence[Place], levels: Levels) -> None:
+        self._places = [place for place in places if place.tls]
+        self._levels = levels
+        self._known: dict[Place, Contact] = {}
+
+    async def __call__(self) -> list[Seen]:
+        """Look at each."""
+        return [await self._look(place) for place in self._places]
+
+    async def _look(self, place: Place) -> Seen:
+        found = await contact(place)
+        if found.problem and not found.untrusted:
+            found = self._known.get(place, found)
+        else:
+            self._known[place] = found
+        return judge_certificate(place, found, self._levels, time.time())

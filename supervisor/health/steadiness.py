@@ -64,6 +64,8 @@ def after(opinion: Opinion, seen: Seen, looks: int, now: float, monotonic: float
         now: the wall-clock time.
         monotonic: the time that never jumps.
     """
+    # Where the clock has gone back, nothing lies in the future.
+    opinion = replace(opinion, since=min(opinion.since, now))
     target = _target(opinion.verdict, seen)
     if target is opinion.verdict:
         return replace(opinion, seen=seen, candidate=None, count=0)

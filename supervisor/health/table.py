@@ -26,7 +26,7 @@ from supervisor.health.disks import DiskLook
 from supervisor.health.gpus import GpuLook
 from supervisor.health.looks import Check, Levels, Seen
 from supervisor.health.machine import Jumps, Loop, clocks
-from supervisor.health.network import Place, look_at_api, look_at_certificates
+from supervisor.health.network import CertificateLook, Place, look_at_api
 from supervisor.health.work import judge_services, judge_trainings
 from supervisor.jobs.model import ACTIVE, Kind
 from supervisor.jobs.runner import Runner
@@ -118,7 +118,9 @@ class _Table:
         self._watched = watched
         self._settings = watched.settings
         self._layout = watched.settings.layout
-        self._observer = Observer(watched.consumer.status, self._committed, declared["consumer"].interval_s)
+        self._observer = Observer(
+            watched.consumer.status, self._committed, watched.consumer.offset, declared["consumer"].interval_s
+        )
         self._paths = disks.paths(self._layout, spool=self._settings.daemon.source is Source.SPOOL)
 
     # The annotations.
@@ -176,7 +178,7 @@ class _Table:
         places = tuple(place for place in known if place is not None and place.tls)
         if not places:
             return None
-        look = partial(look_at_certificates, places, Levels.of(settings))
+        look = CertificateLook(places, Levels.of(settings))
         return _check("certificate", settings, look, limit_s=30.0, again_s=600.0)
 
     def _api(self) -> Place | None:

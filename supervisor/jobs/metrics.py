@@ -16,6 +16,8 @@ from azaion.progress import Progress
 _MAX_BYTES: Final = 64 << 10
 #: No training has more epochs; a larger number is not one of ours.
 _MAX_EPOCHS: Final = 1_000_000
+#: Nor is one that is no number of 64 bits: it could not be told further.
+_MAX_NUMBER: Final = 1 << 63
 
 _progress = msgspec.json.Decoder(Progress)
 
@@ -23,9 +25,11 @@ _progress = msgspec.json.Decoder(Progress)
 def progress(folder: AttemptFolder) -> dict[str, Any]:
     """How far the worker says it is; {} if it has said nothing that can be read."""
     try:
-        return asdict(_progress.decode(files.read_small(folder.progress, limit=_MAX_BYTES)))
+        told = _progress.decode(files.read_small(folder.progress, limit=_MAX_BYTES))
     except (OSError, files.FileError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
+    counts = (told.epoch, told.epochs, told.batch, told.batches)
+    return asdict(told) if all(0 <= count < _MAX_NUMBER for count in counts) else {}
 
 
 def epochs_told(folder: AttemptFolder) -> tuple[int, int]:

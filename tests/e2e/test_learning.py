@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -31,16 +30,13 @@ print(json.dumps(found.results_dict["metrics/mAP50(B)"]))
 def test_a_run_learns(tmp_path: Path) -> None:
     world = World(tmp_path / "world", images=40)
     attempt = world.file(1, epochs=24, overrides=QUICK)
-    began = time.monotonic()
     ending = world.finish(attempt)
-    took = time.monotonic() - began
     assert ending.code == ExitCode.SUCCEEDED, ending.log
     curve = [json.loads(line)["metrics"]["mAP50"] for line in attempt.metrics.read_text().splitlines()]
-    print("mAP50", curve, "in", round(took, 1), "s")
+    print("mAP50", curve)
     assert len(curve) == 24
     assert curve[0] < 0.1
     assert ending.result["artifacts"]["map50"] > 0.5
-    assert took < 60
 
     # Images that did not exist when it learned.
     fresh = World(tmp_path / "fresh", images=0)

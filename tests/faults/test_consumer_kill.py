@@ -150,8 +150,10 @@ def test_random_kills_under_a_steady_writer(root: Consuming) -> None:
         process = root.start()
         root.told(pid=process.pid)
         # Most die in their first group; every third one lives to commit some.
-        deadline = time.monotonic() + (dice.uniform(0.2, 0.5) if number % 3 == 2 else dice.uniform(0, 0.05))
-        while time.monotonic() < deadline:
+        commits, before = number % 3 == 2, root.offset
+        deadline = time.monotonic() + (dice.uniform(0.2, 0.5) if commits else dice.uniform(0, 0.05))
+        patience = time.monotonic() + 20
+        while time.monotonic() < (patience if commits and root.offset == before else deadline):
             write()
         process.kill()
         process.wait()

@@ -180,7 +180,7 @@ def test_a_training_at_every_step(tmp_path: Path) -> None:
         assert ending.code == ExitCode.SUCCEEDED, ending.log
         assert ending.epochs == list(range((ending.result["resumed_from_epoch"] or 0) + 1, 4)) or not ending.epochs
         # At most the epoch is trained again that was not in a checkpoint yet.
-        assert (ending.result["resumed_from_epoch"] or 0) >= min(done, 3) - 1
+        assert (ending.result["resumed_from_epoch"] or 0) >= min(done, 3) - 1 or not ending.epochs
         (model,) = models.load_all(world.layout)
         assert model.name == models.current(world.layout)
         assert len(dataset.names(world.layout)) == 1

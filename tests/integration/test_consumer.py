@@ -1,16 +1,34 @@
 """The consumer as a process: what it takes, what it tells, how it ends."""
 
+import asyncio
+import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from azaion import files
 from azaion.annotations import offset
+from azaion.annotations.consumer import Consumer
 from azaion.annotations.offset import Position
-from tests.annotation_messages import VALIDATOR, created, deleted, edited, expected, found, quarantined, validated
+from azaion.annotations.sources import SpoolSource
+from azaion.annotations.store import AnnotationStore
+from tests.annotation_messages import (
+    VALIDATOR,
+    created,
+    deleted,
+    edited,
+    expected,
+    found,
+    messages,
+    quarantined,
+    validated,
+)
 from tests.annotation_trees import picture
 from tests.consumers import Consuming, consuming
 from tests.installations import Installation
@@ -145,10 +163,87 @@ def test_it_blocks_where_going_on_would_lose_messages(root: Consuming) -> None:
     assert f"message 7 of the spool is missing, but there are later ones up to {len(EVENTS) - 1}" in blocked(root)
     root.layout.offset.write_text("torn: {", encoding="utf-8")
     assert "Restore it from a backup, or decide where to go on" in blocked(root)
-    root.layout.offset.unlink()
     offset.write(root.layout.offset, Position(stream, 0))
     (root.layout.spool / "incarnation").write_text("", encoding="utf-8")
     assert "damaged" in blocked(root)
+
+
+def test_a_restored_offset_is_gone_on_from_at_once(root: Consuming) -> None:
+    root.send(EVENTS[:6])
+    process = root.start()
+    root.consumed(process)
+    root.stop(process)
+    backup = root.layout.offset.read_bytes()
+    root.layout.offset.write_text("torn: {", encoding="utf-8")
+    root.send(EVENTS[6:])
+    process = root.start()
+    root.told(state="blocked", pid=process.pid, undecided=True)
+    root.layout.offset.write_bytes(backup)
+    root.consumed(process)
+    root.told(state="consuming", undecided=False)
+    assert found(root.layout) == expected(EVENTS)
+
+
+def test_an_older_spool_that_is_gone_back_to_counts_as_a_later_one(root: Consuming) -> None:
+    root.send(EVENTS[:6])
+    process = root.start()
+    root.consumed(process)
+    root.stop(process)
+    stream = root.spool.incarnation
+    assert stream is not None
+    # Meanwhile another stream was read, and what it told is on record.
+    later = stream + 10**9
+    AnnotationStore(root.layout).apply(messages([edited("clip-3", None, VALIDATOR)]), later)
+    offset.write(root.layout.offset, Position(later, 1, stream="another"))
+    process = root.start()
+    root.told(state="blocked", pid=process.pid)
+    root.layout.consumer_request.write_text(json.dumps({"from": "next", "position": [later, 1]}), encoding="utf-8")
+    root.told(state="consuming", pid=process.pid)
+    root.send([deleted("clip-3")])
+    root.consumed(process)
+    assert found(root.layout)["clip-3"].folder == "data_deleted"
+    assert root.spool.incarnation == later + 1
+
+
+async def test_nobody_else_goes_on_while_a_cancelled_commit_works(
+    root: Consuming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.send(EVENTS)
+    at_work, go_on = threading.Event(), threading.Event()
+    take = AnnotationStore._take
+
+    def slow(*arguments: Any, **options: Any) -> None:
+        at_work.set()
+        go_on.wait(20)
+        take(*arguments, **options)
+
+    monkeypatch.setattr(AnnotationStore, "_take", slow)
+    consuming = asyncio.create_task(Consumer(root.layout, SpoolSource(root.spool, "spool"), asyncio.Event()).run())
+    await asyncio.to_thread(at_work.wait, 20)
+    consuming.cancel()
+    done, _ = await asyncio.wait([consuming], timeout=0.2)
+    go_on.set()
+    with suppress(asyncio.CancelledError):
+        await consuming
+    assert not done
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert found(root.layout) == expected(EVENTS[: root.offset])
+
+
+def test_a_quarantine_that_cannot_be_read_stops_no_consumer_at_its_commit(root: Consuming) -> None:
+    process = root.start()
+    root.told(state="consuming", pid=process.pid)
+    away = root.server.folder / "away"
+    root.layout.quarantine.rename(away)
+    os.utime(root.layout.root)
+    root.send(EVENTS)
+    # It may end, and is then started again; what it has noted is there.
+    until(lambda: process.poll() is not None or "cannot" in root.log, "it has noticed")
+    away.rename(root.layout.quarantine)
+    if process.poll() is not None:
+        process = root.start()
+    root.consumed(process)
+    assert found(root.layout) == expected(EVENTS)
 
 
 def test_without_an_offset_the_stream_is_read_again_and_changes_nothing(root: Consuming) -> None:
@@ -206,9 +301,10 @@ def test_a_password_that_is_nowhere_ends_it_with_78(root: Consuming) -> None:
     assert "The secret RABBITMQ_PASSWORD was not found" in root.log
 
 
-def test_an_absent_root_ends_it_with_78(root: Consuming) -> None:
+def test_an_absent_root_ends_it_with_71(root: Consuming) -> None:
+    """It may be a disk that comes back."""
     root.layout.root.rename(root.server.folder / "elsewhere")
-    assert root.start().wait(10) == 78
+    assert root.start().wait(10) == 71
     (root.server.folder / "elsewhere").rename(root.layout.root)
 
 

@@ -48,9 +48,9 @@ def test_an_export_survives_every_kill_and_is_whole(workshop: Workshop) -> None:
 def test_sixteen_bits_and_embedded_suppression_find_the_same(workshop: Workshop) -> None:
     import onnx  # noqa: PLC0415 - slow, and of no use to the other tests
 
-    ending = workshop.finish(workshop.file("export", "job", of=UID, half=True, nms=True, imgsz=64))
+    ending = workshop.finish(workshop.file("export", "job", of=UID, half=True, nms=True))
     assert ending.code == 0, ending.log
-    target = ModelFolder(path=workshop.good.path).export("onnx-64-fp16-nms")
+    target = ModelFolder(path=workshop.good.path).export("onnx-96-fp16-nms")
     graph = onnx.load(target.path / "azaion.onnx").graph
     assert "NonMaxSuppression" in {node.op_type for node in graph.node}
     assert onnx.TensorProto.FLOAT16 in {tensor.data_type for tensor in graph.initializer}

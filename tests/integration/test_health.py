@@ -319,11 +319,15 @@ async def test_a_certificate_that_ends_soon_and_one_that_nobody_trusts(tmp_path:
         lambda _reader, writer: writer.close(), "localhost", 0, ssl=context
     ) as listening:
         port = listening.sockets[0].getsockname()[1]
-        (soon,) = await network.look_at_certificates((Place(host="localhost", port=port, authority=str(made)),), levels)
+        look = network.CertificateLook([Place(host="localhost", port=port, authority=str(made))], levels)
+        (soon,) = await look()
         assert (soon.verdict, soon.text) == (Verdict.WARNING, "ends in 10 days")
-        (untrusted,) = await network.look_at_certificates((Place(host="localhost", port=port),), levels)
+        (untrusted,) = await network.CertificateLook([Place(host="localhost", port=port)], levels)()
         assert untrusted.verdict is Verdict.CRITICAL
         assert "cannot be trusted" in untrusted.text
+    # It ends in ten days also while nobody answers.
+    (still,) = await look()
+    assert (still.verdict, still.text) == (soon.verdict, soon.text)
     (gone,) = await network.look_at_api(Place(host="localhost", port=port))
     assert gone.verdict is Verdict.CRITICAL
 
@@ -409,7 +413,9 @@ async def test_a_silent_consumer_is_killed_when_messages_wait(monkeypatch: pytes
             status = {"service": ServiceState.RUNNING, "pid": stuck.pid, "updated": 1.0, "offset": 0, "lag": 0}
             notes: list[str] = []
             settings = SimpleNamespace(layout=server.layout, daemon=SimpleNamespace(source=Source.SPOOL))
-            consumer = SimpleNamespace(status=lambda: status, service=SimpleNamespace(pid=stuck.pid))
+            consumer = SimpleNamespace(
+                status=lambda: status, offset=lambda: None, service=SimpleNamespace(pid=stuck.pid)
+            )
             watched = SimpleNamespace(
                 settings=settings, consumer=consumer, store=SimpleNamespace(note=lambda kind, _text: notes.append(kind))
             )

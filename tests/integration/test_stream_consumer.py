@@ -18,7 +18,7 @@ from azaion import files
 from azaion.annotations import offset
 from azaion.annotations.quarantine import QUARANTINE_LIMIT
 from supervisor import processes, services
-from supervisor.services import Service, ServiceSpec
+from supervisor.services import Service, ServiceSpec, ServiceState
 from tests.annotation_messages import Event, created, deleted, edited, expected, found, validated
 from tests.brokers import Broker
 from tests.consumers import broker_variables, end_of
@@ -195,6 +195,28 @@ async def test_a_child_that_ends_again_and_again_is_an_event(tmp_path: Path, mon
     assert len(failing) == 1
     assert told[failing[0]][1] == f"stumbler: has ended 5 times in a row, the last time with 3; see {spec.log}"
     assert [kind for kind, _ in told[: failing[0]]].count("service-running") == 5
+
+
+async def test_one_that_was_refused_is_tried_again_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "REFUSED_S", 0.05)
+    monkeypatch.setattr(services, "_PROVEN_S", 0.2)
+    told: list[str] = []
+    mended, tries = tmp_path / "mended", tmp_path / "tries"
+    code = f"echo >> {tries}; [ -e {mended} ] || exit 78; exec sleep 60"
+    spec = ServiceSpec(name="prim", argv=["/bin/sh", "-c", code], log=tmp_path / "its.log")
+    service = Service(spec, lambda kind, _: told.append(kind))
+    running = asyncio.create_task(service.run())
+    async with asyncio.timeout(30):
+        while not tries.exists() or tries.read_text().count("\n") < 4:  # noqa: ASYNC110 - nothing tells it
+            await asyncio.sleep(0.01)
+        assert (told, service.state) == (["service-running", "service-refused"], ServiceState.REFUSED)
+        mended.touch()
+        while service.state is not ServiceState.RUNNING:  # noqa: ASYNC110 - the same
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    assert told == ["service-running", "service-refused", "service-running", "service-stopping", "service-stopped"]
 
 
 def test_a_killed_daemon_leaves_no_second_writer(rabbit: Broker, stream: str, site: Installation) -> None:

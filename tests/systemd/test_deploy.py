@@ -205,7 +205,7 @@ def test_a_broken_release_is_taken_back_by_itself(server: Machine, how: str) -> 
     old = current(server)
     number = runs(server, how)
     before = server.processes(number)
-    within = ("--within", "4") if how == "sleeps" else ()
+    within = ("--within", "12") if how == "sleeps" else ()
     with annotations(server) as seen:
         done = control(server, "deploy", checkout(server, how, **edits), *QUICKLY, *within, check=False)
         assert done.returncode == 1, done.stdout

@@ -429,6 +429,21 @@ def test_a_damaged_record_stops_its_own_annotation_only(layout: Layout, record: 
     assert (layout.records / "a.json").read_bytes() == record
 
 
+@pytest.mark.parametrize("event", [deleted("a"), created("a", 9, VALIDATOR, ".bmp"), validated("a"), edited("a", 9)])
+@pytest.mark.parametrize("trusted", [VALIDATOR, OPERATOR])
+def test_a_record_that_was_removed_meanwhile(layout: Layout, event: Event, trusted: int) -> None:
+    """As the message about a damaged one advises: what it was of is found again, and is there once."""
+    before = created("a", 1, trusted)
+    store = AnnotationStore(layout)
+    store.clean()
+    store.survey()
+    filler = [created(f"n{number}") for number in range(store_module._CAREFUL)]
+    apply_on(store, messages([before, *filler]))
+    (layout.records / "a.json").unlink()
+    apply_on(store, messages([event], len(filler) + 1))
+    assert found(layout)["a"] == expected([before, event])["a"]
+
+
 def test_links_in_the_tree_are_replaced_and_never_followed(layout: Layout, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_bytes(b"untouched")

@@ -280,6 +280,9 @@ def test_one_that_speaks_is_never_killed_and_neither_is_one_that_nobody_has_look
     assert judge_life(blocked).verdict is CRITICAL
     # The machine slept, or azaiond was stopped: two looks, hours apart.
     assert not course(spoken(0.0), spoken(9000.0, updated=0.0)).must_be_killed
+    # Its words do not get to the disk, its work does.
+    assert not course(*(spoken(60.0 * k, updated=0.0) for k in range(100))).must_be_killed
+    assert not frozen(6000, state="waiting-for-lock").must_be_killed
     another = frozen(600).after(spoken(660.0, pid=8, updated=None))
     assert not another.must_be_killed
 
@@ -301,6 +304,14 @@ def test_what_the_consumer_says(more: dict[str, object], verdict: Verdict, said:
     assert said in f"{seen.text} {seen.advice}"
 
 
+def test_a_broker_that_is_away_for_long_is_critical() -> None:
+    away = [spoken(60.0 * k, state="disconnected", offset=0) for k in range(31)]
+    assert judge_life(course(*away[:-1])).verdict is WARNING
+    seen = judge_life(course(*away))
+    assert (seen.verdict, seen.text[:37]) == (CRITICAL, "has had no connection to the broker f")
+    assert judge_life(course(*away, spoken(1860.0))).verdict is OK
+
+
 def test_an_offset_is_stale_only_if_messages_wait() -> None:
     levels = Levels.of(CHECKS["offset"])
     stands = course(*(spoken(60.0 * k, offset=3, lag_s=60.0 * k) for k in range(31)))
@@ -315,11 +326,15 @@ def test_an_offset_is_stale_only_if_messages_wait() -> None:
 
 def test_what_the_stream_holds_counts_where_its_reader_is_silent(tmp_path: Path) -> None:
     status = {"service": "running", "pid": None, "offset": 5, "lag": 0}
-    assert annotations.words_of(status, 0.0, 4, tmp_path).messages == 0
-    assert annotations.words_of(status, 0.0, 7, tmp_path).messages == 3
+    assert annotations.words_of(status, 0.0, 4, proc=tmp_path).messages == 0
+    assert annotations.words_of(status, 0.0, 7, proc=tmp_path).messages == 3
+    # It cannot write what it does, and does it.
+    full = annotations.words_of(status | {"lag": 4}, 0.0, 7, 8, proc=tmp_path)
+    assert (full.offset, full.messages) == (8, 1)
+    assert annotations.words_of(status | {"lag": 2}, 0.0, 7, 8, proc=tmp_path).messages == 0
     (tmp_path / "9").mkdir()
     (tmp_path / "9" / "stat").write_text("9 (a ) b) T 1 9 9")
-    assert annotations.words_of({**status, "pid": 9}, 0.0, None, tmp_path).stopped
+    assert annotations.words_of({**status, "pid": 9}, 0.0, proc=tmp_path).stopped
 
 
 def test_the_rate_of_bad_messages() -> None:
@@ -421,8 +436,9 @@ def test_the_api_and_certificates() -> None:
     verdicts = [
         network.judge_certificate(place, Contact(expires=days * 86400.0), DAYS, 0.0) for days in (90.0, 20.0, 5.0)
     ]
-    assert [seen.verdict for seen in verdicts if seen] == [OK, WARNING, CRITICAL]
-    assert network.judge_certificate(place, Contact(problem="refused"), DAYS, 0.0) is None
+    assert [seen.verdict for seen in verdicts] == [OK, WARNING, CRITICAL]
+    assert {seen.subject for seen in verdicts} == {"api.example.com:443"}
+    assert network.judge_certificate(place, Contact(problem="refused"), DAYS, 0.0).verdict is UNKNOWN
 
 
 # What the user declares.
@@ -447,6 +463,7 @@ def test_a_declaration_changes_what_it_names_and_nothing_else() -> None:
         ({"checks": {"broker": {"critical": 5}}}, "health.checks.broker.critical: this check has no such threshold"),
         ({"checks": {"disk": {"warning": 99}}}, "critical (95) must lie above warning (99)"),
         ({"checks": {"certificate": {"critical": 30}}}, "critical (30) must lie below warning (21)"),
+        ({"checks": {"certificate": {"warning": 7, "critical": 7}}}, "critical (7) must lie below warning (7)"),
         ({"checks": {"disk": 5}}, "expected keys with values"),
         ({"checks": 5}, "expected names of checks"),
         (5, "expected `checks:`"),

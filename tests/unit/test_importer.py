@@ -127,12 +127,16 @@ def test_importing_twice_changes_nothing_on_disk(layout: Layout, folder: Path) -
     assert annotation_trees.content(layout.root) == before
 
 
-def test_a_label_that_was_mended_is_sent_anew(layout: Layout, folder: Path) -> None:
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_label_that_was_mended_is_sent_anew(layout: Layout, folder: Path, restored: bool) -> None:  # noqa: FBT001
     image = put(folder, "a.jpg")
     os.utime(image, (1e9, 1e9))
     os.utime(folder / "a.txt", (1e9, 1e9))
     run(layout, folder)
-    put(folder, "a.jpg", None, "7 0.5 0.5 0.1 0.1\n")
+    (folder / "a.txt").write_text("7 0.5 0.5 0.1 0.1\n", encoding="utf-8")
+    if restored:
+        # As it is unpacked from an archive.
+        os.utime(folder / "a.txt", (1e9, 1e9))
     run(layout, folder)
     apply(layout)
     assert found(layout)["a"].label == "7 0.5 0.5 0.1 0.1\n"

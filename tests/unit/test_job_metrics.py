@@ -48,3 +48,5 @@ def test_progress_is_small_or_none(tmp_path: Path) -> None:
     assert metrics.progress(folder) == {}
     folder.progress.write_bytes(b'{"phase": ' + b"[" * 10_000)
     assert metrics.progress(folder) == {}
+    folder.progress.write_bytes(b'{"phase": "training", "epochs": 1%s}' % (b"0" * 400))
+    assert metrics.progress(folder) == {}
