@@ -296,7 +296,7 @@ NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EM
 def link_or_copy(source: str, target: str) -> bool:
     """Make ``target`` a hard link to ``source``, or a copy where the filesystem allows no link; True if it is a link.
 
-    A ``source`` that is a symbolic link is never followed.
+    A copy has the times of its ``source``. A ``source`` that is a symbolic link is never followed.
     """
     try:
         os.link(source, target, follow_symlinks=False)
@@ -304,6 +304,8 @@ def link_or_copy(source: str, target: str) -> bool:
         if error.errno not in NO_LINK:
             raise
         shutil.copyfile(source, target, follow_symlinks=False)
+        told = os.lstat(source)
+        os.utime(target, ns=(told.st_atime_ns, told.st_mtime_ns), follow_symlinks=False)
         return False
     return True
 

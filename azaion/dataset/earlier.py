@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 
 from azaion.dataset.errors import DatasetError
-from azaion.dataset.images import Vouched
+from azaion.dataset.images import Image
 from azaion.dataset.snapshot import Row, Snapshot, load, names, rows
 from azaion.dataset.split import Split
 from azaion.layout import Layout
@@ -31,7 +31,7 @@ class Earlier:
         self._rows: Iterator[Row] | None = None
         self._row: Row | None = None
 
-    def vouch(self, path: str, file: str) -> Vouched | None:
+    def know(self, path: str, file: str) -> Image | None:
         """What is known of the image at ``path``, which has the name ``file`` in snapshots; None if nothing is.
 
         To be asked in the order of the names without extension: both lists are read side by side, so that neither is
@@ -53,7 +53,7 @@ class Earlier:
             return None
         same = (status.st_ino, status.st_dev) == (before.st_ino, before.st_dev)
         untouched = status.st_size == self._row.size and status.st_mtime_ns < self._formed_ns - _COARSE_NS
-        return Vouched(self._row.sha256, self._row.size) if same and untouched else None
+        return Image(self._row.sha256, self._row.size) if same and untouched else None
 
     def _begin(self) -> Iterator[Row]:
         """The images of the newest snapshot that is whole, in the order of their names."""

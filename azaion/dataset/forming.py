@@ -191,11 +191,14 @@ class _Forming:
             text = _read_label(staged, name)
             boxes = labels.check(text, self._classes)
             path = staged.image(chosen)
-            known = self._earlier.vouch(path, chosen)
-            if known is not None and record.image in {known, None}:
-                image = images.Image(known.sha256, known.size)
+            known, told = self._earlier.know(path, chosen), record.image
+            if known is None:
+                image = images.inspect(path, told)
+            elif told is None or (told.sha256, told.size) == (known.sha256, known.size):
+                image = known
             else:
-                image = images.inspect(path, record.image)
+                # One of them is wrong.
+                image = images.inspect(path)
         except CorruptedError as error:
             label = name if os.path.lexists(staged.label(name)) else None
             self._refusals.append(Refusal(chosen, error.reason, error.detail, image=chosen, label=label))

@@ -20,10 +20,18 @@ _JPEG_END: Final = b"\xff\xd9"
 
 @dataclass(frozen=True, slots=True)
 class Vouched:
-    """What the record of an annotation says of its image, which was looked at when it came in."""
+    """What the record of an annotation says of its image, which was looked at when it came in.
+
+    Attributes:
+        sha256: of the image.
+        size: of the image, in bytes.
+        time_ns: when this was written down. A younger image is another one: the consumer brings images to their places
+            before their records, and may have died in between.
+    """
 
     sha256: str
     size: int
+    time_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,7 @@ class Image:
 
 
 def inspect(path: str, vouched: Vouched | None = None) -> Image:
-    """Look at an image. One that is ``vouched`` for and has the right size is not read but for its ends.
+    """Look at an image. One that is ``vouched`` for, and of the right size and age, is not read but for its ends.
 
     Raises:
         CorruptedError: it is no image that can be trained on.
@@ -55,7 +63,7 @@ def inspect(path: str, vouched: Vouched | None = None) -> Image:
             raise CorruptedError(Reason.NOT_A_FILE)
         size = status.st_size
         cut = os.pread(descriptor, 3, 0) == _JPEG_BEGIN and os.pread(descriptor, 2, size - 2) != _JPEG_END
-        known = vouched is not None and vouched.size == size
+        known = vouched is not None and vouched.size == size and status.st_mtime_ns <= vouched.time_ns
         if known and not cut and vouched is not None:
             return Image(vouched.sha256, size)
         with os.fdopen(descriptor, "rb", closefd=False) as stream:

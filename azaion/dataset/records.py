@@ -1,6 +1,7 @@
 """What the record of an annotation says that a dataset wants to know."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -44,6 +45,7 @@ def read(path: str) -> Record:
     """
     try:
         value = json.loads(files.read_small(path, limit=_MAX_BYTES))
+        written_ns = os.lstat(path).st_mtime_ns
     except FileNotFoundError:
         return NO_RECORD
     except (ValueError, RecursionError, files.FileError):
@@ -55,7 +57,7 @@ def read(path: str) -> Record:
     if not isinstance(media, str | None) or not isinstance(extension, str | None):
         raise CorruptedError(Reason.RECORD, "media or extension is not text")
     vouched = (
-        Vouched(sha256, size)
+        Vouched(sha256, size, written_ns)
         if isinstance(sha256, str)
         and _SHA256.fullmatch(sha256)
         and isinstance(size, int)

@@ -376,6 +376,30 @@ def test_an_image_is_read_where_no_record_vouches_for_it(full: Layout, facts: di
     assert form(full).manifest["corrupted"]["reasons"] == {"the image cannot be read": 1}
 
 
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(18, "Invalid cross-device link")
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_an_image_whose_record_has_not_come_yet(full: Layout, monkeypatch: pytest.MonkeyPatch, *, linked: bool) -> None:
+    """The consumer died, or met a full disk, between the two; of this format all have one size."""
+    if not linked:
+        monkeypatch.setattr(os, "link", refuse)
+    path = annotate(full, "odd", media="m", image=picture(1, "BMP"), extension="bmp")
+    record = full.records / "odd.json"
+    os.utime(record, (1e9, 1e9))
+    os.utime(path, (1e9, 1e9))
+    assert dataset.verify(form(full, "before")) == []
+    other = path.with_name("other")
+    other.write_bytes(picture(2, "BMP"))
+    os.utime(other, (2e9, 2e9))
+    other.replace(path)
+    snapshot = form(full, "within")
+    assert dataset.verify(snapshot) == []
+    (image,) = snapshot.path.glob("*/images/odd.bmp")
+    assert image.read_bytes() == picture(2, "BMP")
+
+
 @pytest.mark.parametrize("record", [True, False])
 @pytest.mark.parametrize("tail", [b"", b"\xff", b"\xff\xd9\x00\x00garbage"], ids=["none", "half", "garbage"])
 def test_a_jpeg_without_its_end_is_repaired_in_the_copy_alone(full: Layout, tail: bytes, *, record: bool) -> None:
@@ -398,9 +422,6 @@ def test_a_jpeg_that_lacks_picture_data_is_not_repaired(full: Layout) -> None:
 
 
 def test_where_no_link_can_be_made_images_are_copied(full: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(18, "Invalid cross-device link")
-
     monkeypatch.setattr(os, "link", refuse)
     snapshot = form(full)
     assert snapshot.manifest["totals"]["copied"] == 40
