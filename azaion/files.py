@@ -236,6 +236,7 @@ def switch_link(link: Path, target: str) -> None:
     temporary = temporary_for(link)
     temporary.symlink_to(target)
     try:
+        failpoints.hit("files.switch_link.rename")
         temporary.replace(link)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -314,6 +315,16 @@ def fsync_folders(folders: Iterable[Path]) -> None:
     """Fsync each of ``folders`` once."""
     for folder in sorted(set(folders)):
         fsync_folder(folder)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove the files and links in ``folder`` that dead writers have left; only where no living one writes now.
+
+    Folders stay: what is made as one is removed by whoever makes it again.
+    """
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
 
 
 def remove_tree(path: Path) -> None:

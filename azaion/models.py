@@ -1,10 +1,11 @@
 """The registry of trained models: dated folders, complete or absent, and a link to the one in use."""
 
+import contextlib
 import errno
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import count
@@ -152,7 +153,7 @@ def promote(layout: Layout, name: str, why: Why = Why(), *, instead_of: str | No
         PromotionError: the history cannot be read.
     """
     model = _whole(layout, name)
-    with durable.locked(layout.promotions_lock):
+    with _changing(layout):
         now = current(layout)
         if instead_of not in {ANY, now}:
             raise MeanwhileError(f"{now or 'nothing'} is in use meanwhile, not {instead_of or 'nothing'}")
@@ -167,7 +168,7 @@ def rollback(layout: Layout, why: Why = Why()) -> Model:
         ModelError: nobody knows which one that was, or it is gone or damaged; what is in use stays so.
         PromotionError: the history cannot be read.
     """
-    with durable.locked(layout.promotions_lock):
+    with _changing(layout):
         known, now = promotions.read(layout), current(layout)
         name = promotions.before(known, now)
         if name is None:
@@ -187,6 +188,14 @@ def promoted(layout: Layout, key: str) -> bool:
     # The last entry may tell of what never happened.
     sure = known if known and known[-1].model == current(layout) else known[:-1]
     return any(each.key == key for each in sure)
+
+
+@contextlib.contextmanager
+def _changing(layout: Layout) -> Iterator[None]:
+    """Be the only one who changes what is in use."""
+    with durable.locked(layout.promotions_lock):
+        durable.remove_temporaries(layout.models)
+        yield
 
 
 def _whole(layout: Layout, name: str) -> Model:

@@ -158,9 +158,8 @@ class Spool:
 
     def _begin(self) -> None:
         if not self._swept:
-            for path in self._folder.glob(f"{files.TEMPORARY_PREFIX}*"):
-                # We hold the lock, so whoever wrote it is dead.
-                path.unlink(missing_ok=True)
+            # We hold the lock, so whoever wrote there is dead.
+            files.remove_temporaries(self._folder)
             self._swept = True
         if self.incarnation is None:
             files.replace(self._folder / _INCARNATION, b"%d\n" % (time.time_ns() // 1000))

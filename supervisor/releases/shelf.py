@@ -41,6 +41,7 @@ class Shelf:
 
     def _sweep(self) -> None:
         """Remove what others left behind who were killed while they made or removed a release."""
+        files.remove_temporaries(self.server.program)
         for path in self.server.releases.glob(f"{STAGING}*"):
             files.remove_tree(path)
 

@@ -1,5 +1,9 @@
 """Putting models to use, and going back: what the history says, and what a crash leaves of it."""
 
+import os
+import signal
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -89,6 +93,28 @@ def test_a_crash_before_the_switch_changes_nothing(layout: Layout, monkeypatch: 
     assert models.promoted(layout, "job")
     assert models.rollback(layout).name == a
     assert models.promoted(layout, "job")
+
+
+@pytest.mark.parametrize("step", ["files.replace.rename", "files.switch_link.rename"])
+def test_what_somebody_left_who_was_killed_is_removed(layout: Layout, step: str) -> None:
+    a, b = make(layout, "a", "b")
+    models.promote(layout, a)
+    promote = (
+        "import sys; from pathlib import Path; from azaion import models; from azaion.layout import Layout;"
+        "root, name = Path(sys.argv[1]), sys.argv[2];"
+        "models.promote(Layout(root=root, state=root, spool=root, socket=root), name)"
+    )
+    environment = {**os.environ, failpoints.VARIABLE: f"{step}=1:kill"}
+    killed = subprocess.run([sys.executable, "-c", promote, str(layout.root), b], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert list(layout.models.glob(".tmp-*"))
+    # Somebody may be registering a model.
+    half = layout.models / ".tmp-9f3a1c2d"
+    half.mkdir()
+    assert models.current(layout) == a
+    models.promote(layout, b)
+    assert models.current(layout) == b
+    assert list(layout.models.glob(".tmp-*")) == [half]
 
 
 def test_whoever_has_decided_on_another_model_is_told(layout: Layout) -> None:

@@ -217,8 +217,11 @@ def test_etc_follows_the_release_there_and_back(shelf: Shelf) -> None:
 def test_only_one_deploys_and_what_others_left_is_swept(shelf: Shelf) -> None:
     left = shelf.server.releases / ".tmp-half"
     left.mkdir()
+    link = shelf.server.program / ".tmp-0123456789abcdef"
+    link.symlink_to("releases/a")
     with shelf.held():
         assert not left.exists()
+        assert not link.is_symlink()
         with pytest.raises(ReleaseError, match="under way"), Shelf(shelf.server).held():
             pass
     assert [each.name for each in shelf.releases()] == ["a", "b"]

@@ -99,7 +99,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: one was completed, and none is whole.
         """
-        self._clear_temporaries()
+        files.remove_temporaries(self._run.weights)
         self._manifest = self._read_manifest()
         damaged = []
         for path in (self._run.last, self._run.previous):
@@ -251,11 +251,6 @@ class CheckpointStore:
                 numbers.append(int(path.stem.removeprefix("epoch")))
         for number in sorted(numbers)[:-KEEP_PERIODIC]:
             self._run.periodic(number).unlink(missing_ok=True)
-
-    def _clear_temporaries(self) -> None:
-        for path in self._run.weights.glob(f"{files.TEMPORARY_PREFIX}*"):
-            with contextlib.suppress(IsADirectoryError):
-                path.unlink(missing_ok=True)
 
 
 def _set_aside(path: Path) -> None:

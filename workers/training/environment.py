@@ -25,8 +25,7 @@ def prepare(run: RunFolder) -> None:
     # Left by an attempt that was killed.
     files.remove_tree(cache / "tmp")
     for folder in (run.path, run.train):
-        for left in folder.glob(f"{files.TEMPORARY_PREFIX}*"):
-            left.unlink()
+        files.remove_temporaries(folder)
     for folder in (cache / "ultralytics" / "Ultralytics", cache / "matplotlib", cache / "tmp"):
         folder.mkdir(parents=True, exist_ok=True)
     os.environ |= {
