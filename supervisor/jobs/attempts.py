@@ -204,6 +204,8 @@ class Keeper:
                     elif not ended.done() and number not in self._measures and (measure := vigil.measure()):
                         self._take(number, measure)
                         deadline = self._deliver(number, folder, watched, margin)
+                # It cannot be watched, it may be: then `keep` waits before it tries again.
+                ended.result()
             finally:
                 ended.cancel()
                 del self._vigils[number]

@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -44,6 +45,8 @@ _Code = Annotated[int, msgspec.Meta(ge=-1024, le=1024)]
 _Time = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 #: A last word is a few lines; the limit is there for whoever writes gigabytes.
 _MAX_BYTES: Final = 1 << 20
+#: What a file cannot be opened for that may be as it should.
+_SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 #: A shim that has said its last word has nothing left to do but to end.
 _LAST_WORD_S: Final = 5.0
 
@@ -158,7 +161,12 @@ def child_of(state: ShimState) -> Identity:
 
 
 def gather(folder: AttemptFolder, nonce: str, boot_id: str) -> Evidence:
-    """Look at an attempt."""
+    """Look at an attempt.
+
+    Raises:
+        OSError: too many files are open, or the lock cannot be looked at; nobody knows anything then.
+        ProcessError: its processes cannot be looked at.
+    """
     # Each look comes before the one that it makes final: a lock that is free now was free before the state was read,
     # and a shim that is dead now cannot write exit.json after we have read it.
     lock_held = held(folder)
@@ -268,16 +276,19 @@ def _last_sign(folder: AttemptFolder) -> float | None:
 
 
 def request_of(folder: AttemptFolder) -> Request | None:
-    """What has been asked of an attempt; None if nothing has, or it cannot be read."""
-    try:
-        return msgspec.json.decode(files.read_small(folder.request, limit=_MAX_BYTES), type=Request)
-    except (OSError, files.FileError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    """What has been asked of an attempt; None if nothing has, or it cannot be read.
+
+    Raises:
+        OSError: too many files are open; nobody knows then.
+    """
+    return _decoded(folder.request, Request)
 
 
 def enforced(folder: AttemptFolder, nonce: str) -> Mapping[str, str]:
     """How each limit of an attempt is enforced, limit to words; empty before its start."""
-    state = _read(folder, "state", ShimState, nonce)
+    state = None
+    with suppress(OSError):
+        state = _read(folder, "state", ShimState, nonce)
     return {} if state is None else state.enforced
 
 
@@ -290,6 +301,9 @@ def held(folder: AttemptFolder) -> bool:
         return True
     except FileNotFoundError:
         return False
+    except PermissionError:
+        # Somebody has started it as another user, root say.
+        return processes.lock_holder(folder.lock) is not None
     except OSError as error:
         # A link, a folder or a socket in its place is held by nobody; whether the run lives its PIDs tell.
         if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
@@ -330,8 +344,17 @@ async def clear(folder: AttemptFolder, nonce: str, shim: Identity | None = None)
 
 
 def _read(folder: AttemptFolder, name: str, kind: type[_Fact], nonce: str) -> _Fact | None:
-    try:
-        fact = msgspec.json.decode(files.read_small(getattr(folder, name), limit=_MAX_BYTES), type=kind)
-    except (OSError, files.FileError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    fact = _decoded(getattr(folder, name), kind)
     return fact if getattr(fact, "nonce", None) == nonce else None
+
+
+def _decoded(path: Path, kind: type[_Fact]) -> _Fact | None:
+    try:
+        return msgspec.json.decode(files.read_small(path, limit=_MAX_BYTES), type=kind)
+    except OSError as error:
+        if error.errno in _SHORT:
+            # It may well be there, and what it says decide whether something runs again.
+            raise
+        return None
+    except (files.FileError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

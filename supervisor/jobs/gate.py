@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -188,6 +189,6 @@ class Gate:
                 made = resources.inputs(self._layout, *asked)
                 known[asked] = replace(made, copied=0 if made.dataset else self._copied)
             # A run that has begun has its model and its images, and its checkpoints take each other's place.
-            if not RunFolder(path=self._layout.job(job.id, job.uid).run).last.exists():
+            if not os.path.lexists(RunFolder(path=self._layout.job(job.id, job.uid).run).last):
                 found[job.id] = known[asked]
         return found

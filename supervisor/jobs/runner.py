@@ -109,13 +109,14 @@ class Runner:
                 tasks.create_task(self._outlast(orphan), name=f"orphan {orphan.folder.path}")
             while True:
                 self._changed.clear()
-                if self._gate is not None:
-                    await self._gate.count()
-                plan = self._checked()
                 try:
+                    if self._gate is not None:
+                        await self._gate.count()
+                    plan = self._checked()
                     asking = self._act(plan, tasks)
                     self._tell_way(plan, asking)
-                except StoreError as error:
+                except (StoreError, OSError) as error:
+                    # The disk is full, or there are too many open files: what runs goes on all the same.
                     _log.error("cannot start anything", error=str(error))
                     await asyncio.sleep(AGAIN_S)
                     continue
@@ -298,7 +299,7 @@ class Runner:
         where = str(orphan.folder.path)
         _log.error("a run that the database does not know", folder=where, devices=orphan.devices)
         self._store.note("orphan", f"a run that the database does not know holds its devices: {where}")
-        while looks.held(orphan.folder):  # noqa: ASYNC110 - no event tells of a lock given back
+        while _may_live(orphan):  # noqa: ASYNC110 - no event tells of a lock given back
             await asyncio.sleep(1.0)
         self._orphans.remove(orphan)
         self._store.note("orphan-ended", where)
@@ -313,6 +314,14 @@ class Runner:
 
     def _folder(self, job: Job, attempt: Attempt) -> AttemptFolder:
         return self._layout.job(job.id, job.uid).attempt(attempt.number)
+
+
+def _may_live(orphan: Orphan) -> bool:
+    try:
+        return looks.held(orphan.folder)
+    except OSError as error:
+        _log.error("cannot look after", folder=str(orphan.folder.path), error=str(error))
+        return True
 
 
 def machine_of(gpu_ids: Sequence[int] | None, proc: Path = Path("/proc/driver/nvidia/gpus")) -> Machine:

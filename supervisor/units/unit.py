@@ -331,8 +331,8 @@ class Unit:
             for path in self._folder.path.glob("[0-9]*"):
                 if path.name.isdecimal() and int(path.name) <= start.number - KEPT:
                     files.remove_tree(path)
-        except (OSError, files.FileError) as error:
-            # The service is to be looked after all the same.
+        except (OSError, files.FileError, KeyError, TypeError, AttributeError) as error:
+            # The service is to be looked after all the same, also where it has spoilt its own spec.
             _log.error("cannot tidy up", service=self.name, error=str(error))
 
     def _resolved(self, declared: Declaration) -> dict[str, str]:

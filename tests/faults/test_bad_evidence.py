@@ -3,9 +3,10 @@
 import json
 import resource
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,17 +129,66 @@ def test_a_full_disk_is_told_and_outlived(server: Installation) -> None:
     assert server.wait(server.submit("true"))["state"] == "succeeded"
 
 
-def test_too_many_open_files_are_outlived(server: Installation) -> None:
-    server.start()
-    number = server.submit("while test ! -e go; do sleep 0.05; done; exit 7")
-    server.wait(number, "running")
+@contextmanager
+def no_more_files(server: Installation) -> Iterator[None]:
+    """The daemon can open nothing."""
     assert server.daemon is not None
     used = len(list(Path(f"/proc/{server.daemon.pid}/fd").iterdir()))
     before = resource.prlimit(server.daemon.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(server.daemon.pid, resource.RLIMIT_NOFILE, (used - 1, before[1]))
-    (server.folder / "go").touch()
-    until(server.attempt(number).exit.exists, "the run ends")
-    time.sleep(0.5)
-    assert server.daemon.poll() is None
-    resource.prlimit(server.daemon.pid, resource.RLIMIT_NOFILE, before)
+    try:
+        yield
+    finally:
+        resource.prlimit(server.daemon.pid, resource.RLIMIT_NOFILE, before)
+
+
+def test_too_many_open_files_are_outlived(server: Installation) -> None:
+    server.start()
+    number = server.submit("while test ! -e go; do sleep 0.05; done; exit 7")
+    server.wait(number, "running")
+    with no_more_files(server):
+        (server.folder / "go").touch()
+        until(server.attempt(number).exit.exists, "the run ends")
+        time.sleep(0.5)
     assert server.wait(number)["cause"] == "exit:7"
+    assert server.daemon is not None
+    assert server.daemon.poll() is None
+
+
+def test_too_many_open_files_put_a_start_off(server: Installation) -> None:
+    server.start()
+    number = server.submit("echo x >> ledger", begins=time.time() + 2.0)
+    # As for one that has been started before.
+    with closing(sqlite3.connect(server.layout.database)) as database:
+        (uid,) = database.execute("SELECT uid FROM jobs WHERE id = ?", (number,)).fetchone()
+    server.layout.job(number, uid).path.mkdir()
+    with no_more_files(server):
+        until(lambda: "cannot start anything" in (server.folder / "azaiond.log").read_text(), "it is told")
+        # Every room looks meanwhile.
+        time.sleep(2.0)
+    assert server.daemon is not None
+    assert server.daemon.poll() is None
+    assert server.wait(number)["state"] == "succeeded"
+    assert (server.folder / "ledger").read_text() == "x\n"
+
+
+def test_too_many_open_files_give_no_device_of_an_unknown_run_away(server: Installation) -> None:
+    server.start()
+    assert server.stop() == 0
+    shutil.copy(server.layout.database, server.folder / "backup.sqlite")
+    server.start()
+    number = server.submit("while test ! -e go; do sleep 0.05; done", devices=1)
+    server.wait(number, "running")
+    server.kill()
+    for name in server.layout.state.glob("jobs.sqlite*"):
+        name.unlink()
+    shutil.copy(server.folder / "backup.sqlite", server.layout.database)
+    server.start()
+    number = server.submit("true", devices=1)
+    with no_more_files(server):
+        until(lambda: "cannot look after" in (server.folder / "azaiond.log").read_text(), "it is told")
+    assert server.daemon is not None
+    assert server.daemon.poll() is None
+    assert "an unknown run" in server.job(number)["reason"]
+    (server.folder / "go").touch()
+    assert server.wait(number)["state"] == "succeeded"

@@ -1,5 +1,6 @@
 """The daemon killed at every step of a service's start and end, and at random: a service never runs twice."""
 
+import json
 import os
 import random
 import signal
@@ -145,6 +146,20 @@ def test_its_shim_killed_it_goes_on_and_is_stopped_all_the_same(server: Installa
     assert living(server, "web") == []
     server.client.post("/v1/services/web/start")
     assert once(server, "web") != pid
+
+
+@pytest.mark.parametrize("spoilt", [{"env": None}, {"env": []}, {"secrets": 1}, {"secrets": {"X": []}, "env": "X"}])
+def test_a_spec_that_it_has_spoilt_ends_nobody(server: Installation, spoilt: dict[str, object]) -> None:
+    declare(server, web=keeper(server, "web"))
+    server.start()
+    pid = once(server, "web")
+    server.kill()
+    spec = newest(server, "web").spec
+    spec.write_text(json.dumps(read(spec) | {"secrets": ["X"]} | spoilt))
+    server.start()
+    assert once(server, "web") == pid
+    server.client.post("/v1/services/web/stop")
+    assert living(server, "web") == []
 
 
 @pytest.mark.timeout(300 + 3 * KILLS)

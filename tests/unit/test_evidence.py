@@ -1,5 +1,6 @@
 """The order of evidence, as a table, and what a folder may hold against us."""
 
+import errno
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from azaion import files
 from supervisor import processes
 from supervisor.jobs import evidence as looks
 from supervisor.jobs.evidence import Evidence, Request, ShimState, Verdict, judge
@@ -88,6 +90,41 @@ def test_an_unreadable_file_counts_as_absent(tmp_path: Path, content: bytes) -> 
     # But a start that cannot be read is a start.
     folder.state.write_bytes(content)
     assert judge(looks.gather(folder, NONCE, "here")) is Verdict.LOST
+
+
+@pytest.mark.parametrize("name", ["exit.json", "result.json", "state.json", "request.json"])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM])
+def test_a_file_that_cannot_be_opened_now_is_not_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    folder = attempt(tmp_path, ["true"])
+    folder.exit.write_text(json.dumps({"nonce": NONCE, "rc": 0}))
+    read_small = files.read_small
+
+    def short(path: Path, *, limit: int) -> bytes:
+        if path.name == name:
+            raise OSError(number, os.strerror(number))
+        return read_small(path, limit=limit)
+
+    monkeypatch.setattr(files, "read_small", short)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        looks.gather(folder, NONCE, "here")
+
+
+def test_who_holds_a_lock_that_may_not_be_opened_the_kernel_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = attempt(tmp_path, ["true"])
+    locked = files.locked
+
+    def refused(path: Path, **_wait: bool) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(files, "locked", refused)
+    assert not looks.held(folder)
+    with locked(folder.lock):
+        assert looks.held(folder)
+    assert not looks.held(folder)
 
 
 def test_a_file_of_another_attempt_counts_as_absent(tmp_path: Path) -> None:
