@@ -183,11 +183,15 @@ def rollback(layout: Layout, why: Why = Why()) -> Model:
 
 
 def promoted(layout: Layout, key: str) -> bool:
-    """Whether what ``key`` stands for has put a model to use already."""
+    """Whether what ``key`` stands for has put a model to use already, durably."""
     known = promotions.read(layout)
     # The last entry may tell of what never happened.
     sure = known if known and known[-1].model == current(layout) else known[:-1]
-    return any(each.key == key for each in sure)
+    if not any(each.key == key for each in sure):
+        return False
+    # Who did it may have died before that was flushed.
+    durable.fsync_folder(layout.models)
+    return True
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from azaion import failpoints, files
 from azaion.layout import Layout, PublicationFolder, StagingFolder
@@ -228,17 +228,27 @@ class Procedure:
         if known is not None:
             ledger.touch(self._layout, known, order.job)
             return
+        self._add(told, held, self._packer.seal_of(), time.time(), order.job)
+
+    def _add(
+        self,
+        told: Manifest,
+        held: PublicationFolder | StagingFolder,
+        sealing: dict[str, Any],
+        when: float,
+        job: int | None,
+    ) -> None:
         publication = Publication(
             name=told.publication,
             model=told.model,
             file=told.file,
             sha256=told.plain.sha256,
             size=told.plain.size,
-            sealing=self._packer.seal_of(),
+            sealing=sealing,
             target=self._target.name,
             place=self._target.place,
-            time=time.time(),
-            job=order.job,
+            time=when,
+            job=job,
         )
         ledger.add(self._layout, publication, manifest=held.manifest.read_bytes(), small=held.small.read_bytes())
 
@@ -267,7 +277,7 @@ class Procedure:
                 self._discard(StagingFolder(path=path))
 
     def _discard(self, staging: StagingFolder) -> None:
-        """Remove what was to be sent, and what of it has arrived, unless consumers were led to it."""
+        """Remove what was to be sent, and what of it has arrived; where consumers are led to it, it is recorded."""
         if not staging.path.exists():
             return
         try:
@@ -280,15 +290,22 @@ class Procedure:
 
     def _take_back(self, staging: StagingFolder) -> None:
         try:
-            if files.read_json(staging.order).get("place") != self._target.place:
+            order, manifest = files.read_json(staging.order), staging.manifest.read_bytes()
+            sealing = order.get("sealing")
+            if order.get("place") != self._target.place or not isinstance(sealing, dict):
                 return
-            told = self._packer.read(staging.manifest.read_bytes())
+            told = self._packer.read(manifest)
         except (OSError, files.FileError, PublishingError):
             return
         for record in (staging.upload, staging.upload_by_name):
             self._target.abandon(record)
-        known = [each.name for each in ledger.read(self._layout.model(told.model))]
-        if told.publication not in known:
+        model = self._layout.model(told.model)
+        if told.publication in [each.name for each in ledger.read(model)]:
+            return
+        if model.path.is_dir() and manifest in (self._there(CURRENT), self._there(manifest_of(told.model))):
+            # A crash came before it was recorded.
+            self._add(told, staging, sealing, staging.manifest.stat().st_mtime, None)
+        else:
             self._target.remove(big_of(told.publication))
 
 

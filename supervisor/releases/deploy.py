@@ -187,6 +187,7 @@ class Deployer:
         """Have the units and the link be those of a release; may be done again at any step."""
         coming = etc.changes(self.shelf.server, self.shelf.server.release(name))
         etc.apply(coming)
+        etc.flush(self.shelf.server)
         failpoints.hit("release.units")
         if coming:
             self.say(f"  units: {etc.told(coming)}")

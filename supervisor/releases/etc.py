@@ -73,6 +73,12 @@ def apply(found: list[Change]) -> None:
             files.replace(change.path, change.wanted)
 
 
+def flush(server: ServerLayout) -> None:
+    """Make durable what is as it should be already: whoever made it so may have been killed right before that."""
+    places = {path.parent for folder in _folders(server) for _, path in _places(server, folder)}
+    files.fsync_folders(folder for folder in places if folder.is_dir())
+
+
 def _folders(server: ServerLayout) -> list[ReleaseFolder]:
     names = (path.name for path in server.releases.glob("[!.]*")) if server.releases.is_dir() else ()
     return [server.release(name) for name in names]

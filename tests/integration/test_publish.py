@@ -287,6 +287,37 @@ def test_another_key_makes_another_publication_and_what_was_begun_with_the_old_o
     assert old.sealing["keys"] != young.sealing["keys"]
 
 
+def test_what_consumers_were_led_to_before_a_crash_stays_until_there_is_something_newer(publisher: Publisher) -> None:
+    name, weights = publisher.model("first")
+    assert publisher.publish(name, "publish.pointer-switched=1:kill").code == -signal.SIGKILL
+    begun = part(publisher, name, "big").name
+    assert publisher.server.ctl("keys", "rotate", "age").returncode == 0
+    for step in ("encryption.written", "publish.staged", "publish.manifest-sent"):
+        assert publisher.publish(name, f"{step}=1:kill").code == -signal.SIGKILL
+        assert publisher.fetch() == weights, step
+    assert publisher.publish(name).code == 0
+    assert publisher.fetch() == weights
+    old, young = ledger.read(publisher.layout.model(name))
+    assert (old.sealing["keys"] != young.sealing["keys"], old.sha256, old.job) == (True, young.sha256, None)
+    # It is as old as it is, and goes when its time has come.
+    assert begun in there(publisher)
+    assert publisher.publish(publisher.model("second")[0]).code == 0
+    assert begun not in there(publisher)
+
+
+def test_the_model_that_a_crash_has_left_half_told_of_stays_by_its_name(publisher: Publisher) -> None:
+    name, weights = publisher.model("first")
+    assert publisher.publish(name, "publish.manifest-sent=1:kill").code == -signal.SIGKILL
+    second, new = publisher.model("second")
+    assert publisher.publish(second).code == 0
+    assert publisher.fetch() == new
+    assert publisher.fetch(name) == weights
+    assert [each.model for each in ledger.at(publisher.layout, str(publisher.layout.state / "published"))] == [
+        name,
+        second,
+    ]
+
+
 def test_a_consumer_that_is_killed_keeps_what_it_has(publisher: Publisher) -> None:
     name, old = publisher.model("first")
     publisher.publish(name)

@@ -5,13 +5,15 @@ Whatever somebody could have been told stands in FOLDER/marks, a line each: afte
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import Final
+from types import ModuleType
+from typing import Any, Final
 
-from azaion import files, models
+from azaion import failpoints, files, models
 from azaion.annotations.spool import Spool
 from azaion.annotations.store import AnnotationStore
 from azaion.layout import Layout, ServerLayout
@@ -157,7 +159,10 @@ def deployer_of(folder: Path) -> Satisfied:
 
 
 def release(folder: Path) -> None:
-    """Two releases take turns; each brings a unit that the other does not have, and one that is another's."""
+    """Two releases take turns; each brings a unit that the other does not have, and one that is another's.
+
+    The last turn is killed, and so is who takes it back.
+    """
     marks, deployer = Marks(folder), deployer_of(folder)
     made = []
     for number, name in enumerate(RELEASES):
@@ -173,6 +178,33 @@ def release(folder: Path) -> None:
         with deployer.shelf.held():
             deployer.deploy(made[number], rollback=number == 0)
         marks.put(made[number].name)
+    units = deployer.shelf.server.units
+    with deployer.shelf.held():
+        killed(lambda: deployer.deploy(made[1]), failpoints, "hit", lambda step: step == "release.switched")
+        # Right after the last unit has gone, and before that is durable.
+        last = units / f"last-{made[1].name}.timer"
+        killed(deployer.finish, files, "fsync_folder", lambda path: path == units and not last.exists())
+        deployer.finish()
+    marks.put(made[0].name)
+
+
+def killed(act: Callable[[], object], module: ModuleType, function: str, when: Callable[[Any], bool]) -> None:
+    """Do something in a process of its own, which dies where this function of this module is called so."""
+    if pid := os.fork():
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        return
+    whole = getattr(module, function)
+
+    def dies(given: object) -> None:
+        if when(given):
+            os.kill(os.getpid(), signal.SIGKILL)
+        whole(given)
+
+    try:
+        setattr(module, function, dies)
+        act()
+    finally:
+        os._exit(1)
 
 
 def layout_of(folder: Path) -> Layout:
